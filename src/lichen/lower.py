@@ -1,0 +1,242 @@
+"""Lower a trained torch module to integer Programs, tables and gains: a `Model` that runs anywhere.
+
+Every rounding decision was made by the layers (`models/layers.py`): exponents of outputs by
+calibration, exponents of weights by their peaks. This file only writes them down, so that the
+quantised forward pass in torch and the Programs agree to the last bit (a test holds that).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lichen.entropy.tables import Tables
+from lichen.errors import ModelError
+from lichen.model import GAIN_ROWS, Model
+from lichen.models import student
+from lichen.models.layers import Conv2d, Requantize, ResidualBlock, Stack, Sum
+from lichen.models.priors import SCALE_LEVELS, EntropyBottleneck, scale_table
+from lichen.program import Input, Op, Output, Program, Vector, check, ops
+from lichen.program.ops import DType
+
+TAIL = 1e-7  # probability beyond a hyper-latent's table, on each side
+
+
+class Builder:
+    """Collects operations; knows the exponent of every tensor so far."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Input] = []
+        self.vectors: list[Vector] = []
+        self.ops: list[Op] = []
+        self.exponents: dict[str, int] = {}
+
+    def input(self, name: str, channels: int, dtype: DType, exponent: int) -> str:
+        self.inputs.append(Input(name, channels, dtype, exponent))
+        self.exponents[name] = exponent
+        return name
+
+    def add(self, op: Op, exponent: int) -> str:
+        self.ops.append(op)
+        self.exponents[op.output] = exponent
+        return op.output
+
+    def build(self, name: str, outputs: list[str]) -> Program:
+        program = Program(
+            name,
+            tuple(self.inputs),
+            tuple(self.vectors),
+            tuple(self.ops),
+            tuple(Output(output, self.exponents[output]) for output in outputs),
+        )
+        check(program)
+        return program
+
+    def conv(self, output: str, source: str, layer: Conv2d) -> str:
+        """Round weights and biases to the grids that the layer's exponents imply."""
+        e_in, e_out = self.exponents[source], layer.output_exponent
+        real_weight, real_bias = (tensor.detach() for tensor in layer.effective())
+        e_weight = layer.integer_weight_exponents(real_weight, e_in)
+        scale = torch.exp2(e_weight.double())
+        weight = real_weight.double() * scale[:, None, None, None]
+        bias = real_bias.double() * scale * 2.0**e_in
+        op = ops.Conv(
+            output,
+            source,
+            _integers(weight, -127, 127).astype(np.int8),
+            _integers(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32),
+            (e_in + e_weight - e_out).numpy().astype(np.uint8),
+            layer.stride,
+            layer.padding,
+            layer.groups,
+            layer.dtype,
+        )
+        return self.add(op, e_out)
+
+    def sum(self, output: str, a: str, b: str, layer: Sum) -> str:
+        """Align both terms to the finer exponent, then round once."""
+        e_a, e_b, e_out = self.exponents[a], self.exponents[b], layer.output_exponent
+        fine = max(e_a, e_b, e_out)
+        op = ops.Add(output, a, b, fine - e_a, fine - e_b, fine - e_out, False, layer.dtype)
+        return self.add(op, e_out)
+
+    def requantize(self, output: str, source: str, layer: Requantize) -> str:
+        integers, exponent = layer.integer_multiplier()
+        e_out = layer.output_exponent
+        shift = self.exponents[source] + exponent - e_out
+        op = ops.Scale(output, source, integers.numpy(), shift, layer.dtype)
+        return self.add(op, e_out)
+
+    def scale(self, output: str, source: str, vector: str, shift: int, exponent: int) -> str:
+        """Multiply by a vector given at run time: a rate gain, s16 to s16."""
+        return self.add(ops.Scale(output, source, vector, shift, "s16"), exponent)
+
+    def stack(self, prefix: str, source: str, layers: Stack) -> str:
+        for number, layer in enumerate(layers):
+            name = f"{prefix}.{number}"
+            match layer:
+                case Conv2d():
+                    source = self.conv(name, source, layer)
+                case ResidualBlock():
+                    h = self.conv(f"{name}.conv1", source, layer.conv1)
+                    h = self.conv(f"{name}.conv2", h, layer.conv2)
+                    source = self.sum(name, source, h, layer.sum)
+                case nn.PixelShuffle():
+                    op = ops.PixelShuffle(name, source, layer.upscale_factor)
+                    source = self.add(op, self.exponents[source])
+                case nn.PixelUnshuffle():
+                    unshuffle = ops.PixelUnshuffle(name, source, layer.downscale_factor)
+                    source = self.add(unshuffle, self.exponents[source])
+                case Stack():
+                    source = self.stack(name, source, layer)
+                case _:
+                    raise ModelError(
+                        f"{type(layer).__name__} at {name} has no integer form; use the layers "
+                        "of lichen.models.layers or pixel shuffles"
+                    )
+        return source
+
+
+def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -> Model:
+    """Lower a calibrated Student (its exponents set by `calibrate_end`)."""
+    m, z_channels = model.latent_channels, model.hyper_channels
+    e_latent = student.LATENT_EXPONENT
+
+    a = Builder()
+    x = a.input("x", 3, "s8", student.PIXEL_EXPONENT)
+    linear = a.stack("linear", x, model.analysis_linear)
+    branch = a.stack("branch", x, model.analysis_branch)
+    y = a.sum("y", linear, branch, model.analysis_sum)
+    g_a = a.build("g_a", [y])
+
+    h = Builder()
+    h.input("y", m, "s16", a.exponents[y])
+    h.vectors.append(Vector("gain", m))
+    gain, gain_exponent = _gain_rows(model, 0)
+    v = h.scale("v", "y", "gain", h.exponents["y"] + gain_exponent - e_latent, e_latent)
+    z = h.stack("h_a", h.requantize("input", v, model.hyper_input), model.hyper_analysis)
+    h_a = _rename(h.build("h_a", [v, z]), z, "z")
+
+    s = Builder()
+    features = s.stack("h_s", s.input("z", z_channels, "s8", 0), model.hyper_synthesis)
+    mean = s.conv("mean", features, model.mean)
+    raw = s.conv("index.raw", features, model.index)
+    s.add(ops.Clamp("index", raw, 0, SCALE_LEVELS - 1), 0)
+    h_s = s.build("h_s", [mean, "index"])
+
+    g = Builder()
+    g.input("symbols", m, "s16", 0)
+    g.input("mean", m, "s16", e_latent)
+    v_hat = g.add(ops.Add("v", "symbols", "mean", e_latent, 0, 0, False, "s16"), e_latent)
+    g.vectors.append(Vector("inverse_gain", m))
+    inverse, inverse_exponent = _gain_rows(model, 1)
+    e_y = model.dequantized.output_exponent
+    y_hat = g.scale("y", v_hat, "inverse_gain", e_latent + inverse_exponent - e_y, e_y)
+    linear = g.stack("linear", y_hat, model.synthesis_linear)
+    narrow = g.requantize("narrow", y_hat, model.synthesis_input)
+    branch = g.stack("branch", narrow, model.synthesis_branch)
+    g.sum("x", linear, branch, model.picture_sum)
+    g_s = g.build("g_s", ["x"])
+
+    tables, first = _tables(model.prior)
+    return Model(
+        name=name,
+        order="hyperprior",
+        reduction=model.REDUCTION,
+        programs={
+            "g_a": g_a,
+            "h_a": h_a,
+            "quantize": _quantize_program(m, e_latent, with_mean=True),
+            "h_s": h_s,
+            "g_s": g_s,
+        },
+        tables=tables,
+        z_tables=first + np.arange(z_channels, dtype=np.uint16),
+        gain=gain,
+        inverse_gain=inverse,
+        metadata=metadata,
+    )
+
+
+def _rename(program: Program, old: str, new: str) -> Program:
+    """Give a Program's last tensor the name that the codec knows it by."""
+    from dataclasses import replace
+
+    renamed = tuple(replace(op, output=new) if op.output == old else op for op in program.ops)
+    outputs = tuple(replace(o, name=new) if o.name == old else o for o in program.outputs)
+    return replace(program, ops=renamed, outputs=outputs)
+
+
+def _quantize_program(channels: int, exponent: int, with_mean: bool) -> Program:
+    """v (, mean) -> symbols: subtract the mean, round to whole steps."""
+    b = Builder()
+    v = b.input("v", channels, "s16", exponent)
+    if with_mean:
+        mean = b.input("mean", channels, "s16", exponent)
+        b.add(ops.Add("symbols", v, mean, 0, 0, exponent, True, "s16"), 0)
+    else:
+        one = np.ones(channels, np.int32)
+        b.add(ops.Scale("symbols", v, one, exponent, "s16"), 0)
+    return b.build("quantize", ["symbols"])
+
+
+def _gain_rows(model: student.Student, which: int) -> tuple[NDArray[np.int16], int]:
+    """Give the gains of GAIN_ROWS evenly spaced qualities as int16 (rows, M), and the exponent."""
+    with torch.no_grad():
+        rows = model.gains(torch.linspace(0, 1, GAIN_ROWS))[which].flatten(1).double()
+    exponent = math.floor(math.log2(32767.0 / float(rows.max())))
+    return _integers(rows * 2.0**exponent, 1, 32767).astype(np.int16), exponent
+
+
+def _tables(prior: EntropyBottleneck) -> tuple[Tables, int]:
+    """Gaussian tables first, then one per hyper-latent channel; returns the number of the first."""
+    grid = torch.arange(-128, 128, dtype=torch.float64)
+    with torch.no_grad():
+        double = EntropyBottleneck(prior.channels, prior.filters).double()
+        double.load_state_dict(prior.state_dict())
+        logits = [double.logits((grid + d).expand(prior.channels, 1, -1)) for d in (-0.5, 0.5)]
+        pmf = (torch.sigmoid(logits[1]) - torch.sigmoid(logits[0])).squeeze(1).numpy()
+    pmfs, offsets = [], []
+    for row in pmf:
+        inside = np.flatnonzero((np.cumsum(row) > TAIL) & (np.cumsum(row[::-1])[::-1] > TAIL))
+        pmfs.append(row[inside[0] : inside[-1] + 1])
+        offsets.append(int(inside[0]) - 128)
+    return join(Tables.gaussian(scale_table()), Tables.from_pmf(pmfs, offsets)), SCALE_LEVELS
+
+
+def join(first: Tables, second: Tables) -> Tables:
+    """Put the tables of `second` after those of `first`."""
+    return Tables(
+        first.precision,
+        np.concatenate([first.lengths, second.lengths]),
+        np.concatenate([first.offsets, second.offsets]),
+        np.concatenate([first.frequencies, second.frequencies]),
+    )
+
+
+def _integers(x: Tensor, low: int, high: int) -> NDArray[np.float64]:
+    return torch.round(x).clamp(low, high).cpu().numpy()

@@ -1,0 +1,271 @@
+"""Layers that a Program can express: each computes in float, or in float that carries integers.
+
+A layer knows the type (u8, s8, s16) and the exponent of its output: real = q * 2**-exponent.
+With `quantized` off it is an ordinary float layer (and saturates nowhere but at its ReLU). With
+`quantized` on, weights, biases and outputs are rounded and saturated just as the contract says,
+with straight-through gradients; the values that flow are then the integers of the contract times
+a power of two, exact in float32 while accumulators stay below 2**24.
+
+`lower.py` reads the same attributes: nothing is decided twice.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RANGES = {"u8": (0, 255), "s8": (-128, 127), "s16": (-32768, 32767)}
+MAX_WEIGHT_EXPONENT = 16  # a channel of tiny weights gains nothing from a finer grid
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even; the gradient passes through."""
+    return x + (torch.round(x) - x).detach()
+
+
+def fake_quantize(x: Tensor, exponent: int, dtype: str) -> Tensor:
+    """Round to multiples of 2**-exponent and saturate; gradient 1 inside the range, 0 outside."""
+    low, high = RANGES[dtype]
+    return torch.fake_quantize_per_tensor_affine(x, 2.0**-exponent, 0, low, high)
+
+
+def weight_exponents(weight: Tensor, output_axis: int = 0) -> Tensor:
+    """Give for each output channel the largest e with max|w| * 2**e <= 127, as int64 (O,)."""
+    axes = [axis for axis in range(weight.dim()) if axis != output_axis]
+    peak = weight.detach().abs().amax(dim=axes).clamp_min(2.0**-40)
+    return torch.floor(torch.log2(127.0 / peak)).clamp_max(MAX_WEIGHT_EXPONENT).to(torch.int64)
+
+
+def on_grid(
+    weight: Tensor, bias: Tensor, exponents: Tensor, input_exponent: int, output_axis: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Round weights to int8 and biases to the accumulator's grid, straight-through."""
+    scale = torch.exp2(-exponents.float())
+    zero = torch.zeros_like(exponents, dtype=torch.int32)
+    weight = torch.fake_quantize_per_channel_affine(weight, scale, zero, output_axis, -127, 127)
+    grid = torch.exp2((exponents + input_exponent).float())
+    return weight, round_ste(bias * grid) / grid
+
+
+class Quantizable(nn.Module):
+    """A layer whose output has a type and, once calibrated, an exponent."""
+
+    exponent: Tensor  # int64 scalar: exponent of the output
+    peak: Tensor  # float scalar: largest |output| seen while observing
+
+    def __init__(self, dtype: str, exponent: int | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.fixed = exponent is not None  # the exponent is part of the design, never calibrated
+        self.quantized = False
+        self.observing = False
+        self.register_buffer("exponent", torch.tensor(0 if exponent is None else exponent))
+        self.register_buffer("peak", torch.tensor(0.0))
+        self._exponent: int | None = None  # host copy of `exponent`
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        self._exponent = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        self._exponent = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    @property
+    def output_exponent(self) -> int:
+        if self._exponent is None:
+            self._exponent = int(self.exponent)
+        return self._exponent
+
+    def set_exponent(self, value: int) -> None:
+        self.exponent.fill_(value)
+        self._exponent = value
+
+    def finish(self, y: Tensor) -> Tensor:
+        """Apply what the output type implies: the ReLU of u8, rounding and saturation."""
+        if self.quantized:
+            return fake_quantize(y, self.output_exponent, self.dtype)
+        if self.dtype == "u8":
+            y = F.relu(y)
+        if self.observing:
+            # A saturating outlier costs less than a coarser grid for all: 99.99 % of the values.
+            flat = y.detach().abs().flatten().float()
+            count = max(1, flat.numel() // 10000)
+            self.peak.copy_(torch.maximum(self.peak, flat.topk(count).values[-1]))
+        return y
+
+
+class Conv2d(Quantizable):
+    """Convolution, bias, and the output type's saturation (u8: ReLU).
+
+    Padding keeps the size at stride 1 and divides it by the stride otherwise: zero padding of
+    (kernel - stride) split with the smaller half first, or `padding` on each of the four sides.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        dtype: str,
+        stride: int = 1,
+        groups: int = 1,
+        exponent: int | None = None,
+        attenuation: int = 0,
+        padding: int | None = None,
+    ) -> None:
+        """`attenuation`: the layer computes 2**-attenuation times what its parameters say, so that
+        steps of the optimiser are small where the output is small by nature."""
+        super().__init__(dtype, exponent)
+        self.stride, self.groups, self.attenuation = stride, groups, attenuation
+        total = max(0, kernel - stride)
+        before = total // 2
+        self.padding = (before, before, total - before, total - before)  # top left bottom right
+        if padding is not None:
+            self.padding = (padding,) * 4
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, kernel, kernel)
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the layer applies them."""
+        factor = 2.0**-self.attenuation
+        return self.weight * factor, self.bias * factor
+
+    def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
+        """Exponents of the int8 weights; held down so that every right shift is in 0..31."""
+        exponents = weight_exponents(weight)
+        low = self.output_exponent - input_exponent
+        return exponents.clamp(min=low, max=low + 31)
+
+    def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        weight, bias = self.effective()
+        if self.quantized:
+            assert input_exponent is not None
+            exponents = self.integer_weight_exponents(weight, input_exponent)
+            weight, bias = on_grid(weight, bias, exponents, input_exponent)
+        top, left, bottom, right = self.padding
+        if top == bottom and left == right:
+            return self.finish(F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups))
+        x = F.pad(x, (left, right, top, bottom))
+        return self.finish(F.conv2d(x, weight, bias, self.stride, 0, 1, self.groups))
+
+
+class ConvTranspose2d(Quantizable):
+    """Transposed convolution that multiplies the size by its stride, bias, output saturation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        dtype: str,
+        stride: int,
+        exponent: int | None = None,
+    ) -> None:
+        super().__init__(dtype, exponent)
+        self.stride, self.padding = stride, kernel // 2
+        self.output_padding = stride + 2 * self.padding - kernel
+        self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        # each output sees (kernel / stride)**2 taps of every input channel
+        nn.init.normal_(self.weight, std=math.sqrt(2 / in_channels) * stride / kernel)
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Weight (I, O, k, k) and bias as the layer applies them."""
+        return self.weight, self.bias
+
+    def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
+        """Exponents of the int8 weights; held down so that every right shift is in 0..31."""
+        low = self.output_exponent - input_exponent
+        return weight_exponents(weight, 1).clamp(min=low, max=low + 31)
+
+    def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        weight, bias = self.effective()
+        if self.quantized:
+            assert input_exponent is not None
+            exponents = self.integer_weight_exponents(weight, input_exponent)
+            weight, bias = on_grid(weight, bias, exponents, input_exponent, output_axis=1)
+        y = F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
+        return self.finish(y)
+
+
+class Sum(Quantizable):
+    """Add tensors that may differ in exponent; one rounding."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.finish(a + b)
+
+
+class Requantize(Quantizable):
+    """Multiply each channel by a constant and change type: a Scale operation.
+
+    Multipliers are positive; as integers they have `bits` significant bits for the largest.
+    """
+
+    def __init__(self, multiplier: Tensor, *, dtype: str, exponent: int | None = None) -> None:
+        super().__init__(dtype, exponent)
+        self.register_buffer("multiplier", multiplier.clone())
+
+    def integer_multiplier(self) -> tuple[Tensor, int]:
+        """Give int32 multipliers (C,) of at most 15 bits and their exponent."""
+        exponent = int(math.floor(math.log2(32767.0 / float(self.multiplier.max()))))
+        exponent = min(exponent, 24)
+        integers = torch.round(self.multiplier * 2.0**exponent).clamp(0, 32767)
+        return integers.to(torch.int32), exponent
+
+    def forward(self, x: Tensor) -> Tensor:
+        multiplier = self.multiplier
+        if self.quantized:
+            integers, exponent = self.integer_multiplier()
+            multiplier = integers.float() * 2.0**-exponent
+        return self.finish(x * multiplier.view(1, -1, 1, 1))
+
+
+class ResidualBlock(nn.Module):
+    """x -> x + conv(ReLU(conv(x))): s8 in, s8 out, the branch in s16 up to the sum.
+
+    No ReLU on the sum: with one, whole stacks died within two thousand steps of training.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(channels, channels, 3, dtype="u8")
+        self.conv2 = Conv2d(channels, channels, 3, dtype="s16")
+        self.sum = Sum("s8")
+        nn.init.normal_(self.conv2.weight, std=0.1 / math.sqrt(9 * channels))
+
+    @property
+    def output_exponent(self) -> int:
+        return self.sum.output_exponent
+
+    def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        h = self.conv1(x, input_exponent)
+        return self.sum(x, self.conv2(h, self.conv1.output_exponent))
+
+
+class Stack(nn.Sequential):
+    """Layers in a row; each is told the exponent of its input."""
+
+    @property
+    def output_exponent(self) -> int:
+        for layer in reversed(self):
+            if not isinstance(layer, nn.PixelShuffle | nn.PixelUnshuffle | nn.Identity):
+                return layer.output_exponent  # type: ignore[union-attr, return-value]
+        raise ValueError("a Stack needs a layer with an exponent")
+
+    def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        for layer in self:
+            if isinstance(layer, nn.PixelShuffle | nn.PixelUnshuffle | nn.Identity):
+                x = layer(x)
+            else:
+                x = layer(x, input_exponent)
+                input_exponent = layer.output_exponent  # type: ignore[assignment]
+        return x

@@ -1,0 +1,83 @@
+"""Probability models of the latents: factorised (Balle 2018, appendix 6.1) and Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Scales of the 64 Gaussian tables, in quantisation steps: geometric, as in CompressAI.
+SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
+SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+LIKELIHOOD_MIN = 1e-9
+
+
+def scale_table() -> list[float]:
+    """Give the scales of the Gaussian tables, in quantisation steps."""
+    return [SCALE_MIN * math.exp(SCALE_STEP * level) for level in range(SCALE_LEVELS)]
+
+
+def scale_of_index(index: Tensor) -> Tensor:
+    """Give the scale of a (fractional) table index."""
+    return SCALE_MIN * torch.exp(SCALE_STEP * index)
+
+
+def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:
+    """Probability of the unit bin around `residual` under a zero-mean Gaussian."""
+    magnitude = residual.abs()
+    inverse = math.sqrt(0.5) / scale
+    upper = torch.erfc((magnitude - 0.5) * inverse)
+    lower = torch.erfc((magnitude + 0.5) * inverse)
+    return (0.5 * (upper - lower)).clamp_min(LIKELIHOOD_MIN)
+
+
+class EntropyBottleneck(nn.Module):
+    """Factorised prior: a monotone network per channel gives the cumulative distribution.
+
+    Balle 2018, "Variational image compression with a scale hyperprior", appendix 6.1. Parameter
+    names are those of CompressAI's class, so that its state dicts load.
+    """
+
+    def __init__(
+        self, channels: int, filters: tuple[int, ...] = (3, 3, 3, 3), init_scale: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.channels, self.filters = channels, filters
+        sizes = (1, *filters, 1)
+        scale = init_scale ** (1 / (len(filters) + 1))
+        for i in range(len(filters) + 1):
+            init = math.log(math.expm1(1 / scale / sizes[i + 1]))
+            matrix = torch.full((channels, sizes[i + 1], sizes[i]), init)
+            self.register_parameter(f"_matrix{i}", nn.Parameter(matrix))
+            bias = torch.empty(channels, sizes[i + 1], 1).uniform_(-0.5, 0.5)
+            self.register_parameter(f"_bias{i}", nn.Parameter(bias))
+            if i < len(filters):
+                factor = torch.zeros(channels, sizes[i + 1], 1)
+                self.register_parameter(f"_factor{i}", nn.Parameter(factor))
+        quantiles = torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1)
+        self.quantiles = nn.Parameter(quantiles)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Give the logits of the cumulative distribution; x and result are (channels, 1, n)."""
+        for i in range(len(self.filters) + 1):
+            x = torch.matmul(F.softplus(getattr(self, f"_matrix{i}")), x)
+            x = x + getattr(self, f"_bias{i}")
+            if i < len(self.filters):
+                x = x + torch.tanh(getattr(self, f"_factor{i}")) * torch.tanh(x)
+        return x
+
+    def likelihood(self, x: Tensor) -> Tensor:
+        """Probability of the unit bin around x (B, C, H, W)."""
+        flat = x.transpose(0, 1).reshape(self.channels, 1, -1).float()
+        lower, upper = self.logits(flat - 0.5), self.logits(flat + 0.5)
+        sign = -torch.sign(lower + upper).detach()  # keep away from saturated sigmoids
+        p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+        p = p.clamp_min(LIKELIHOOD_MIN)
+        shape = (self.channels, x.shape[0], *x.shape[2:])
+        return p.reshape(shape).transpose(0, 1)
+
+    def medians(self) -> Tensor:
+        """Medians (1, C, 1, 1), the offsets of CompressAI's rounding."""
+        return self.quantiles[:, 0, 1].detach().reshape(1, -1, 1, 1)

@@ -1,0 +1,248 @@
+"""student: our own codec, made for integers and for a pipeline of layers on a small FPGA.
+
+          +--------- linear 16x16 ----------+
+    x ----|                                 (+)- y -[* gain]- v --------(-)-[round]- r -> rANS
+          +- branch: 1/4 -> 1/8 -> 1/16 ----+            |           |         ^
+                                                        h_a         mean       | table
+                                                         |           |         | number
+                                                         z -> rANS  h_s -------+
+          +--------- linear 16x16 ----------+
+    x' ---|                                 (+)- y' -[* inverse gain]- v' = r + mean
+          +- branch: 1/16 -> 1/8 -----------+
+
+The linear path is a block transform that starts as the KLT (`training/warmstart.py`): pixels are
+exact 8-bit inputs and latents are s16, so nothing large ever squeezes through 8 bits. The branches
+are residual networks in 8 bits; they only add what a linear transform cannot do (adaptive
+analysis; deblocking and texture in the synthesis), so that their rounding costs little.
+docs/decisions/0002-linear-path.md has the reasons and the measurements.
+
+Latents are coded in the gain domain: v = y * gain(quality), in quantisation steps with
+`LATENT_EXPONENT` fractional bits. One set of weights serves all rates: `gain` and
+`inverse_gain` are learned at `ANCHORS` qualities and interpolated in between (Cui 2021,
+"Asymmetric gained deep image compression", eq. 3).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lichen.models.layers import Conv2d, Quantizable, Requantize, ResidualBlock, Stack, Sum
+from lichen.models.priors import (
+    SCALE_LEVELS,
+    EntropyBottleneck,
+    gaussian_likelihood,
+    scale_of_index,
+)
+
+PIXEL_EXPONENT = 7  # pixels minus 128 as s8 are real -1 .. 1
+LATENT_EXPONENT = 4  # v and the mean: sixteenths of a quantisation step, up to +-2047 steps
+PICTURE_EXPONENT = 11  # sum of the two synthesis paths before the final rounding to pixels
+ANCHORS = 8
+
+# Lagrangian weights of quality 0 and 100: loss = lambda * MSE (0..255 scale) + bits per pixel.
+LAMBDA_MIN, LAMBDA_MAX = 0.0006, 0.08
+
+
+def quality_to_lambda(position: Tensor) -> Tensor:
+    """Map a quality position 0..1 to the Lagrangian weight it is trained with."""
+    return LAMBDA_MIN * torch.exp(position * math.log(LAMBDA_MAX / LAMBDA_MIN))
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Leave autocast: latents span more than the 8 significant bits of bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class Coded(NamedTuple):
+    """What a forward pass gives. Likelihoods multiply to the probability of the whole code."""
+
+    x_hat: Tensor  # (B, 3, H, W), -1 .. 1
+    y_likelihood: Tensor
+    z_likelihood: Tensor
+
+
+class Student(nn.Module):
+    """The student codec.
+
+    Args:
+        width: channels at 1/8 resolution (a multiple of 8); 2 * width at 1/16, 4.5 * width latents.
+        encoder_blocks, decoder_blocks: residual blocks at (1/8, 1/16) resolution.
+    """
+
+    REDUCTION = 64  # pictures are padded to a multiple of this
+
+    def __init__(
+        self,
+        width: int = 64,
+        encoder_blocks: tuple[int, int] = (4, 1),
+        decoder_blocks: tuple[int, int] = (3, 1),
+    ) -> None:
+        super().__init__()
+        if width < 8 or width % 8:
+            raise ValueError(f"width must be a positive multiple of 8, not {width}")
+        self.arguments = {
+            "width": width,
+            "encoder_blocks": list(encoder_blocks),
+            "decoder_blocks": list(decoder_blocks),
+        }
+        n, m = width, 9 * width // 2
+        z = self.hyper_channels = 3 * width // 4
+        self.latent_channels = m
+
+        def blocks(channels: int, count: int) -> list[nn.Module]:
+            return [ResidualBlock(channels) for _ in range(count)]
+
+        # g_a
+        self.analysis_linear = Stack(nn.PixelUnshuffle(16), Conv2d(768, m, 1, dtype="s16"))
+        self.analysis_branch = Stack(
+            nn.PixelUnshuffle(4),
+            Conv2d(48, n, 3, stride=2, dtype="s8"),
+            *blocks(n, encoder_blocks[0]),
+            Conv2d(n, 2 * n, 3, stride=2, dtype="s8"),
+            *blocks(2 * n, encoder_blocks[1]),
+            Conv2d(2 * n, m, 1, dtype="s16"),
+        )
+        self.analysis_sum = Sum("s16")
+        # h_a, h_s
+        self.hyper_input = Requantize(torch.ones(m), dtype="s8", exponent=2)
+        self.hyper_analysis = Stack(
+            Conv2d(m, 3 * n // 2, 1, dtype="u8"),
+            Conv2d(3 * n // 2, n, 3, stride=2, dtype="u8"),
+            Conv2d(n, z, 3, stride=2, dtype="s8", exponent=0),
+        )
+        self.hyper_synthesis = Stack(
+            Conv2d(z, 4 * n, 3, dtype="u8"),
+            nn.PixelShuffle(2),
+            Conv2d(n, 4 * n, 3, dtype="u8"),
+            nn.PixelShuffle(2),
+            Conv2d(n, 3 * n // 2, 3, dtype="u8"),
+        )
+        self.mean = Conv2d(3 * n // 2, m, 1, dtype="s16", exponent=LATENT_EXPONENT)
+        self.index = Conv2d(3 * n // 2, m, 1, dtype="u8", exponent=0)
+        # g_s
+        self.synthesis_linear = Stack(
+            Conv2d(m, 768, 1, dtype="s16", exponent=PICTURE_EXPONENT), nn.PixelShuffle(16)
+        )
+        self.synthesis_input = Requantize(torch.ones(m), dtype="s8")
+        self.synthesis_branch = Stack(
+            Conv2d(m, 2 * n, 1, dtype="s8"),
+            *blocks(2 * n, decoder_blocks[1]),
+            Conv2d(2 * n, 4 * n, 1, dtype="s8"),
+            nn.PixelShuffle(2),
+            *blocks(n, decoder_blocks[0]),
+            Conv2d(n, 192, 3, dtype="s16", exponent=PICTURE_EXPONENT, attenuation=4),
+            nn.PixelShuffle(8),
+        )
+        self.picture_sum = Sum("s8", exponent=PIXEL_EXPONENT)
+        # rate gains, as logarithms, at ANCHORS qualities evenly spaced over 0 .. 1
+        self.gain = nn.Parameter(torch.zeros(ANCHORS, m))
+        self.inverse_gain = nn.Parameter(torch.zeros(ANCHORS, m))
+        self.latent = Quantizable("s16", exponent=LATENT_EXPONENT)  # v
+        self.dequantized = Quantizable("s16")  # y'
+        self.prior = EntropyBottleneck(z)
+
+        for layer in (self.analysis_branch[-1], self.mean, self.synthesis_branch[-2]):
+            nn.init.zeros_(layer.weight)
+        nn.init.normal_(self.index.weight, std=0.1 / math.sqrt(3 * n / 2))
+        nn.init.constant_(self.index.bias, 20.0)
+
+    def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Give gain and inverse gain, each (B, M, 1, 1), for quality positions (B,) in 0..1."""
+        place = position * (ANCHORS - 1)
+        low = place.floor().clamp(0, ANCHORS - 2)
+        fraction = (place - low).unsqueeze(1)
+        k = low.to(torch.int64)
+        both = []
+        for table in (self.gain, self.inverse_gain):
+            log_gain = torch.lerp(table[k], table[k + 1], fraction)
+            both.append(torch.exp(log_gain).unsqueeze(-1).unsqueeze(-1))
+        return both[0], both[1]
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""
+        branch = self.analysis_branch(x, PIXEL_EXPONENT)
+        with full_precision(x):
+            linear = self.analysis_linear(x.float(), PIXEL_EXPONENT)
+            return self.analysis_sum(linear, branch.float())
+
+    def hyper_analyse(self, v: Tensor) -> Tensor:
+        """v -> z before rounding (after it, where quantised), (B, Z, H/64, W/64)."""
+        h = self.hyper_input(v).clamp(-32, 31.75)  # what s8 with exponent 2 holds
+        return self.hyper_analysis(h, self.hyper_input.output_exponent)
+
+    def hyper_synthesise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded z -> mean of v, table index (fractional where not quantised)."""
+        h = self.hyper_synthesis(z, 0)
+        e = self.hyper_synthesis.output_exponent
+        with full_precision(z):
+            h = h.float()
+            return self.mean(h, e), self.index(h, e).clamp_max(SCALE_LEVELS - 1)
+
+    def synthesise(self, y: Tensor) -> Tensor:
+        """Dequantised latents y' -> pixels in -1..1 (not clamped where not quantised)."""
+        h = self.synthesis_input(y)
+        branch = self.synthesis_branch(h, self.synthesis_input.output_exponent)
+        with full_precision(y):
+            linear = self.synthesis_linear(y, self.dequantized.output_exponent)
+            return self.picture_sum(linear, branch.float())
+
+    def forward(self, x: Tensor, position: Tensor, noise: bool = True) -> Coded:
+        """Code pixels (B, 3, H, W) in -1..1 at quality positions (B,) in 0..1.
+
+        With `noise`, rates are those of latents with uniform noise (Balle 2017, eq. 10) while
+        the picture is made from rounded ones; without, both are the rounded ones.
+        """
+        gain, inverse_gain = self.gains(position)
+        v = self.latent.finish(self.analyse(x) * gain)
+        z = self.hyper_analyse(v).float()
+        z_hat = z + (torch.round(z) - z).detach()
+        mean, index = self.hyper_synthesise(z_hat)
+        residual = v - mean
+        symbols = residual + (torch.round(residual) - residual).detach()
+        if noise:
+            residual = residual + torch.rand_like(residual) - 0.5
+            z = z + torch.rand_like(z) - 0.5
+        else:
+            residual, z = symbols, z_hat
+        y_hat = self.dequantized.finish((symbols + mean) * inverse_gain)
+        return Coded(
+            self.synthesise(y_hat),
+            gaussian_likelihood(residual, scale_of_index(index)),
+            self.prior.likelihood(z),
+        )
+
+    def quantized_layers(self) -> list[Quantizable]:
+        return [layer for layer in self.modules() if isinstance(layer, Quantizable)]
+
+    def set_quantized(self, quantized: bool) -> None:
+        """Compute in integers (carried by floats) or in float."""
+        for layer in self.quantized_layers():
+            layer.quantized = quantized
+
+    def calibrate_begin(self) -> None:
+        """Observe ranges during the forward passes that follow."""
+        for layer in self.quantized_layers():
+            layer.observing = True
+            layer.peak.zero_()
+
+    def calibrate_end(self) -> None:
+        """Choose each exponent: the finest grid that holds what was observed."""
+        for layer in self.quantized_layers():
+            layer.observing = False
+            if not layer.fixed:
+                top = {"u8": 255, "s8": 127, "s16": 32767}[layer.dtype]
+                peak = max(float(layer.peak), 2.0**-20)
+                layer.set_exponent(min(20, math.floor(math.log2(top / peak))))
+        # A branch needs no finer grid than a few bits below the sum that it enters.
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                limit = block.sum.output_exponent + 7
+                block.conv2.set_exponent(min(block.conv2.output_exponent, limit))
+        paths = (self.analysis_linear[1], self.analysis_branch[-1], self.analysis_sum)
+        common = min(path.output_exponent for path in paths)
+        for path in paths:
+            path.set_exponent(common)
