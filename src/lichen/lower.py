@@ -8,6 +8,7 @@ quantised forward pass in torch and the Programs agree to the last bit (a test h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +18,25 @@ from torch import Tensor, nn
 from lichen.entropy.tables import Tables
 from lichen.errors import ModelError
 from lichen.model import GAIN_ROWS, Model
-from lichen.models import student
-from lichen.models.layers import Conv2d, Requantize, ResidualBlock, Stack, Sum
+from lichen.models import balle2018, student
+from lichen.models.gdn import GDN
+from lichen.models.layers import (
+    Conv2d,
+    ConvTranspose2d,
+    Quantizable,
+    QuantizableModel,
+    Requantize,
+    ResidualBlock,
+    Stack,
+    Sum,
+    fake_quantize,
+    input_limit,
+)
 from lichen.models.priors import SCALE_LEVELS, EntropyBottleneck, scale_table
 from lichen.program import Input, Op, Output, Program, Vector, check, ops
 from lichen.program.ops import DType
 
+SAMPLES = 1 << 15  # values per layer and forward pass that calibration looks at
 TAIL = 1e-7  # probability beyond a hyper-latent's table, on each side
 
 
@@ -58,24 +72,70 @@ class Builder:
 
     def conv(self, output: str, source: str, layer: Conv2d) -> str:
         """Round weights and biases to the grids that the layer's exponents imply."""
-        e_in, e_out = self.exponents[source], layer.output_exponent
-        real_weight, real_bias = (tensor.detach() for tensor in layer.effective())
-        e_weight = layer.integer_weight_exponents(real_weight, e_in)
-        scale = torch.exp2(e_weight.double())
-        weight = real_weight.double() * scale[:, None, None, None]
-        bias = real_bias.double() * scale * 2.0**e_in
+        weight, bias, shift = _integer_parameters(layer, self.exponents[source], output_axis=0)
         op = ops.Conv(
             output,
             source,
-            _integers(weight, -127, 127).astype(np.int8),
-            _integers(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32),
-            (e_in + e_weight - e_out).numpy().astype(np.uint8),
+            weight,
+            bias,
+            shift,
             layer.stride,
             layer.padding,
             layer.groups,
             layer.dtype,
         )
+        return self.add(op, layer.output_exponent)
+
+    def transposed_conv(self, output: str, source: str, layer: ConvTranspose2d) -> str:
+        """Round weights and biases to the grids that the layer's exponents imply."""
+        weight, bias, shift = _integer_parameters(layer, self.exponents[source], output_axis=1)
+        op = ops.TransposedConv(
+            output,
+            source,
+            weight,
+            bias,
+            shift,
+            layer.stride,
+            layer.padding,
+            layer.output_padding,
+            layer.dtype,
+        )
+        return self.add(op, layer.output_exponent)
+
+    def gdn(self, output: str, source: str, layer: GDN) -> str:
+        integers = layer.integer_parameters(self.exponents[source])
+        op = ops.GDN(
+            output,
+            source,
+            integers.beta.numpy().astype(np.int32),
+            integers.gamma.numpy().astype(np.uint8),
+            layer.power,
+            layer.inverse,
+            integers.square_shift,
+            integers.shift,
+            layer.dtype,
+        )
+        return self.add(op, layer.output_exponent)
+
+    def leaky_relu(self, output: str, source: str, layer: balle2018.LeakyReLU) -> str:
+        """max(x, 0) + leak * min(x, 0), aligned to the leak's finer grid."""
+        e_in, e_out, bits = self.exponents[source], layer.output_exponent, layer.LEAK_BITS
+        channels = _channels(self.ops[-1])
+        multiplier = np.full(channels, balle2018.LEAK, np.int32)
+        shift = balle2018.LEAK_EXPONENT - bits
+        above = self.add(ops.Clamp(f"{output}.above", source, 0, 32767), e_in)
+        below = self.add(ops.Clamp(f"{output}.below", source, -32768, 0), e_in)
+        leak = ops.Scale(f"{output}.leak", below, multiplier, shift, "s16")
+        self.add(leak, e_in + bits)
+        op = ops.Add(output, above, leak.output, bits, 0, e_in + bits - e_out, False, layer.dtype)
         return self.add(op, e_out)
+
+    def hold(self, source: str, layer: Conv2d | ConvTranspose2d) -> str:
+        """Hold an s16 tensor to what the int32 accumulators of the layer that reads it allow."""
+        limit = input_limit(layer, self.exponents[source])
+        if limit >= 32767:
+            return source
+        return self.add(ops.Clamp(f"{source}.held", source, -limit, limit), self.exponents[source])
 
     def sum(self, output: str, a: str, b: str, layer: Sum) -> str:
         """Align both terms to the finer exponent, then round once."""
@@ -105,6 +165,14 @@ class Builder:
                     h = self.conv(f"{name}.conv1", source, layer.conv1)
                     h = self.conv(f"{name}.conv2", h, layer.conv2)
                     source = self.sum(name, source, h, layer.sum)
+                case ConvTranspose2d():
+                    source = self.transposed_conv(name, source, layer)
+                case GDN():
+                    source = self.gdn(name, source, layer)
+                case balle2018.LeakyReLU():
+                    source = self.leaky_relu(name, source, layer)
+                case nn.Identity():
+                    pass
                 case nn.PixelShuffle():
                     op = ops.PixelShuffle(name, source, layer.upscale_factor)
                     source = self.add(op, self.exponents[source])
@@ -170,7 +238,7 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
         programs={
             "g_a": g_a,
             "h_a": h_a,
-            "quantize": _quantize_program(m, e_latent, with_mean=True),
+            "quantize": _quantize_program(m, e_latent, e_latent),
             "h_s": h_s,
             "g_s": g_s,
         },
@@ -179,6 +247,141 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
         gain=gain,
         inverse_gain=inverse,
         metadata=metadata,
+    )
+
+
+def lower_balle2018(model: balle2018.ScaleHyperprior, name: str, metadata: dict[str, str]) -> Model:
+    """Lower a calibrated ScaleHyperprior: means or not, GDN or ReLU."""
+    m, n = model.latent_channels, model.hyper_channels
+    e_latent, e_hyper = student.LATENT_EXPONENT, balle2018.HYPER_EXPONENT
+
+    a = Builder()
+    pixels = a.input("x", 3, "s8", student.PIXEL_EXPONENT)
+    black = _depthwise("pixels", pixels, 3, 1, np.full(3, 128), "u8")  # 0 is black: see balle2018
+    y = a.stack("g_a", a.add(black, student.PIXEL_EXPONENT + 1), model.g_a)
+    g_a = _rename(a.build("g_a", [y]), y, "y")
+
+    h = Builder()
+    h.input("y", m, "s16", a.exponents[y])
+    h.vectors.append(Vector("gain", m))
+    gain, gain_exponent = _gain_rows(model, 0)
+    v = h.scale("v", "y", "gain", h.exponents["y"] + gain_exponent - e_latent, e_latent)
+    source = v
+    if not model.means:  # |v| = 2 max(v, 0) - v
+        h.add(ops.Clamp("above", v, 0, 32767), e_latent)
+        source = h.add(ops.Add("magnitude", "above", v, 1, 0, 0, True, "s16"), e_latent)
+    z = h.stack("h_a", h.hold(source, model.h_a[0]), model.h_a)
+    h_a = _rename(h.build("h_a", [v, z]), z, "z")
+
+    s = Builder()
+    s.input("z", n, "s8", 0)
+    medians = model.entropy_bottleneck.medians().flatten().double() * 2.0**e_hyper
+    add_medians = _depthwise(
+        "z.hat", "z", n, 2**e_hyper, _integers(medians, -(2**15), 2**15), "s16"
+    )
+    source = s.hold(s.add(add_medians, e_hyper), model.h_s[0])
+    scale = s.stack("h_s", source, model.h_s)
+    e_mean = s.exponents[scale]
+    if model.means:
+        s.add(ops.Slice("mean", scale, m, 2 * m), e_mean)
+        scale = s.add(ops.Slice("scale", scale, 0, m), e_mean)
+    else:
+        s.add(ops.Scale("mean", scale, np.zeros(m, np.int32), 0, "s16"), e_mean)
+    thresholds = balle2018.scale_thresholds().numpy().astype(np.int32)
+    s.add(ops.TableIndex("index", scale, thresholds), 0)
+    h_s = s.build("h_s", ["mean", "index"])
+
+    g = Builder()
+    g.input("symbols", m, "s16", 0)
+    g.input("mean", m, "s16", e_mean)
+    v_hat = ops.Add("v", "symbols", "mean", e_mean, 0, e_mean - e_latent, False, "s16")
+    g.add(v_hat, e_latent)
+    g.vectors.append(Vector("inverse_gain", m))
+    inverse, inverse_exponent = _gain_rows(model, 1)
+    e_y = model.dequantized.output_exponent
+    y_hat = g.scale("y", "v", "inverse_gain", e_latent + inverse_exponent - e_y, e_y)
+    x = g.stack("g_s", g.hold(y_hat, model.g_s[0]), model.g_s)
+    g_s = _rename(g.build("g_s", [x]), x, "x")
+
+    tables, first = _tables(model.entropy_bottleneck, model.entropy_bottleneck.medians())
+    return Model(
+        name=name,
+        order="hyperprior",
+        reduction=model.REDUCTION,
+        programs={
+            "g_a": g_a,
+            "h_a": h_a,
+            "quantize": _quantize_program(m, e_latent, e_mean),
+            "h_s": h_s,
+            "g_s": g_s,
+        },
+        tables=tables,
+        z_tables=first + np.arange(n, dtype=np.uint16),
+        gain=gain,
+        inverse_gain=inverse,
+        metadata=metadata,
+    )
+
+
+@torch.no_grad()
+def calibrate(
+    model: QuantizableModel,
+    batches: Iterable[Tensor],
+    positions: Sequence[float] = (0.0, 0.5, 1.0),
+) -> None:
+    """Choose every exponent of a network trained in float, from sample pictures.
+
+    batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). Each
+    layer takes, near the finest grid that holds 99.99 % of its outputs, the one whose rounding
+    and saturation make the least squared error.
+    """
+    samples: dict[Quantizable, list[Tensor]] = {}
+
+    def keep(layer: nn.Module, _: object, output: Tensor) -> None:
+        flat = output.flatten()
+        step = max(1, len(flat) // SAMPLES)
+        samples.setdefault(layer, []).append(flat[::step].clone())  # type: ignore[arg-type]
+
+    free = [layer for layer in model.quantized_layers() if not layer.fixed]
+    hooks = [layer.register_forward_hook(keep) for layer in free]
+    model.set_quantized(False)
+    model.calibrate_begin()
+    try:
+        for x in batches:
+            for position in positions:
+                model(x, torch.full((len(x),), position, device=x.device), noise=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    model.calibrate_end()
+    for layer, parts in samples.items():
+        values, first = torch.cat(parts), layer.output_exponent
+        errors = {
+            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
+            for e in range(first - 1, first + 3)
+        }
+        layer.set_exponent(min(errors, key=errors.__getitem__))
+
+
+def _channels(op: Op) -> int:
+    """Count the output channels of a convolution."""
+    assert isinstance(op, ops.Conv | ops.TransposedConv)
+    return len(op.bias)
+
+
+def _depthwise(
+    output: str,
+    source: str,
+    channels: int,
+    weight: int,
+    bias: NDArray[np.int64] | NDArray[np.float64],
+    dtype: DType,
+) -> ops.Conv:
+    """weight * x + bias[c], without rounding."""
+    weights = np.full((channels, 1, 1, 1), weight, np.int8)
+    none = np.zeros(channels, np.uint8)
+    return ops.Conv(
+        output, source, weights, bias.astype(np.int32), none, 1, (0, 0, 0, 0), channels, dtype
     )
 
 
@@ -191,20 +394,19 @@ def _rename(program: Program, old: str, new: str) -> Program:
     return replace(program, ops=renamed, outputs=outputs)
 
 
-def _quantize_program(channels: int, exponent: int, with_mean: bool) -> Program:
-    """v (, mean) -> symbols: subtract the mean, round to whole steps."""
+def _quantize_program(channels: int, exponent: int, mean_exponent: int) -> Program:
+    """v, mean -> symbols: subtract the mean, round to whole steps."""
     b = Builder()
     v = b.input("v", channels, "s16", exponent)
-    if with_mean:
-        mean = b.input("mean", channels, "s16", exponent)
-        b.add(ops.Add("symbols", v, mean, 0, 0, exponent, True, "s16"), 0)
-    else:
-        one = np.ones(channels, np.int32)
-        b.add(ops.Scale("symbols", v, one, exponent, "s16"), 0)
+    mean = b.input("mean", channels, "s16", mean_exponent)
+    fine = max(exponent, mean_exponent)
+    b.add(ops.Add("symbols", v, mean, fine - exponent, fine - mean_exponent, fine, True, "s16"), 0)
     return b.build("quantize", ["symbols"])
 
 
-def _gain_rows(model: student.Student, which: int) -> tuple[NDArray[np.int16], int]:
+def _gain_rows(
+    model: student.Student | balle2018.ScaleHyperprior, which: int
+) -> tuple[NDArray[np.int16], int]:
     """Give the gains of GAIN_ROWS evenly spaced qualities as int16 (rows, M), and the exponent."""
     with torch.no_grad():
         rows = model.gains(torch.linspace(0, 1, GAIN_ROWS))[which].flatten(1).double()
@@ -212,9 +414,14 @@ def _gain_rows(model: student.Student, which: int) -> tuple[NDArray[np.int16], i
     return _integers(rows * 2.0**exponent, 1, 32767).astype(np.int16), exponent
 
 
-def _tables(prior: EntropyBottleneck) -> tuple[Tables, int]:
-    """Gaussian tables first, then one per hyper-latent channel; returns the number of the first."""
+def _tables(prior: EntropyBottleneck, medians: Tensor | None = None) -> tuple[Tables, int]:
+    """Gaussian tables first, then one per hyper-latent channel; returns the number of the first.
+
+    medians: what was taken off z before rounding, (1, channels, 1, 1).
+    """
     grid = torch.arange(-128, 128, dtype=torch.float64)
+    if medians is not None:
+        grid = grid + medians.double().reshape(-1, 1, 1)
     with torch.no_grad():
         double = EntropyBottleneck(prior.channels, prior.filters).double()
         double.load_state_dict(prior.state_dict())
@@ -235,6 +442,24 @@ def join(first: Tables, second: Tables) -> Tables:
         np.concatenate([first.lengths, second.lengths]),
         np.concatenate([first.offsets, second.offsets]),
         np.concatenate([first.frequencies, second.frequencies]),
+    )
+
+
+def _integer_parameters(
+    layer: Conv2d | ConvTranspose2d, e_in: int, output_axis: int
+) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.uint8]]:
+    """Give weights, biases and right shifts of a layer whose input has exponent `e_in`."""
+    real_weight, real_bias = (tensor.detach() for tensor in layer.effective())
+    e_weight = layer.integer_weight_exponents(real_weight, e_in)
+    scale = torch.exp2(e_weight.double())
+    axes = [1, 1, 1, 1]
+    axes[output_axis] = -1
+    weight = real_weight.double() * scale.reshape(axes)
+    bias = real_bias.double() * scale * 2.0**e_in
+    return (
+        _integers(weight, -127, 127).astype(np.int8),
+        _integers(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32),
+        (e_in + e_weight - layer.output_exponent).numpy().astype(np.uint8),
     )
 
 

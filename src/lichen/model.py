@@ -20,6 +20,7 @@ from lichen.entropy.tables import Tables
 from lichen.errors import ContractError, ModelError
 from lichen.program import Program
 from lichen.program import file as program_file
+from lichen.program.check import infer_shapes, macs_per_pixel
 
 FORMAT = 1
 POSITIONS = 800  # quality 0..100 in eighths
@@ -92,6 +93,11 @@ class Model:
         return program_file.to_bytes(arrays, text)
 
 
+def digest_of(data: bytes) -> bytes:
+    """Give the 8 bytes by which streams name the model file with this content."""
+    return hashlib.sha256(data).digest()[:8]
+
+
 def from_bytes(data: bytes) -> Model:
     """Read and check a model file. Raises ModelError."""
     arrays, metadata = program_file.from_bytes(data)
@@ -119,7 +125,7 @@ def from_bytes(data: bytes) -> Model:
             arrays["gain"],
             arrays["inverse_gain"],
             metadata,
-            hashlib.sha256(data).digest()[:8],
+            digest_of(data),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
@@ -178,7 +184,7 @@ def find(digest: bytes) -> Model:
     models = []
     for path in installed():
         data = path.read_bytes()
-        found = hashlib.sha256(data).digest()[:8]
+        found = digest_of(data)
         if found == digest:
             return from_bytes(data)
         models.append(f"{path.stem} ({found.hex()})")
@@ -187,3 +193,28 @@ def find(digest: bytes) -> Model:
         f"{', '.join(models) or 'none'}: give that model file (--model FILE) or install the "
         "lichen release that made the stream"
     )
+
+
+def named(name: str) -> Model:
+    """Read the installed model with this name. Raises ModelError naming those there are."""
+    paths = {path.stem: path for path in installed()}
+    if name not in paths:
+        raise ModelError(
+            f"no model file and no installed model is called {name!r}; installed are "
+            f"{', '.join(paths) or 'none'}"
+        )
+    return read(paths[name])
+
+
+def kmac_per_pixel(model: Model) -> tuple[float, float]:
+    """Count thousands of 8-bit multiply-accumulates per pixel, to encode and to decode."""
+    side = model.reduction
+    y = infer_shapes(model.programs["g_a"], {"x": (3, side, side)})["y"][1]
+    reductions = {"g_a": 1, "h_a": side // y, "h_s": side, "quantize": side // y, "g_s": side // y}
+    counts = {
+        name: macs_per_pixel(program, reductions[name]) / 1000
+        for name, program in model.programs.items()
+        if name in reductions
+    }
+    decoder = counts.get("h_s", 0.0) + counts["g_s"]
+    return sum(counts.values()) - counts["g_s"], decoder

@@ -197,6 +197,28 @@ class ConvTranspose2d(Quantizable):
         return self.finish(y)
 
 
+@torch.no_grad()
+def input_limit(layer: Conv2d | ConvTranspose2d, input_exponent: int) -> int:
+    """Give the largest |input|, in integers, at most 32767, that an int32 accumulator allows.
+
+    Only s16 inputs can be held by it, and only where nearly all weights are large.
+    """
+    weight, bias = (parameter.double() for parameter in layer.effective())
+    exponents = layer.integer_weight_exponents(weight, input_exponent)
+    step = 1
+    if isinstance(layer, ConvTranspose2d):
+        weight, step = weight.transpose(0, 1), layer.stride
+    weight = torch.round(weight.abs() * torch.exp2(exponents.double())[:, None, None, None])
+    # an output of a transposed convolution sees every step-th tap
+    phases = [
+        weight[:, :, dy::step, dx::step].sum((1, 2, 3)) for dy in range(step) for dx in range(step)
+    ]
+    shift = input_exponent + exponents - layer.output_exponent
+    taken = bias.abs() * torch.exp2((exponents + input_exponent).double()) + torch.exp2(shift - 1.0)
+    room = (2.0**31 - 2 - taken) / torch.stack(phases).amax(0).clamp_min(1)
+    return int(room.min().clamp(1, 32767))
+
+
 class Sum(Quantizable):
     """Add tensors that may differ in exponent; one rounding."""
 
@@ -269,3 +291,29 @@ class Stack(nn.Sequential):
                 x = layer(x, input_exponent)
                 input_exponent = layer.output_exponent  # type: ignore[assignment]
         return x
+
+
+class QuantizableModel(nn.Module):
+    """A model of such layers: computes in float or in integers, and can be calibrated."""
+
+    def quantized_layers(self) -> list[Quantizable]:
+        return [layer for layer in self.modules() if isinstance(layer, Quantizable)]
+
+    def set_quantized(self, quantized: bool) -> None:
+        """Compute in integers (carried by floats) or in float."""
+        for layer in self.quantized_layers():
+            layer.quantized = quantized
+
+    def calibrate_begin(self) -> None:
+        """Observe ranges during the forward passes that follow."""
+        for layer in self.quantized_layers():
+            layer.observing = True
+            layer.peak.zero_()
+
+    def calibrate_end(self) -> None:
+        """Choose each exponent: the finest grid that holds what was observed."""
+        for layer in self.quantized_layers():
+            layer.observing = False
+            if not layer.fixed:
+                peak = max(float(layer.peak), 2.0**-20)
+                layer.set_exponent(min(20, math.floor(math.log2(RANGES[layer.dtype][1] / peak))))

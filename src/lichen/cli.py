@@ -1,0 +1,393 @@
+"""The command `lichen`: encode, decode, info, verify, models. Each command calls the library.
+
+`lichen.arguments` holds the options and the exit codes. Errors are one line on stderr. Output goes
+to a temporary name in the folder of the output and is renamed when complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lichen import container, files
+from lichen import model as models
+from lichen.api import TARGET_TOLERANCE, Codec, TargetError
+from lichen.arguments import (
+    BAD_DATA,
+    FILE,
+    INTERNAL,
+    INTERRUPTED,
+    MODEL,
+    OK,
+    TARGET,
+    USAGE,
+    parser,
+)
+from lichen.errors import (
+    ContractError,
+    DeviceError,
+    ImageError,
+    LichenError,
+    ModelError,
+    StreamError,
+)
+from lichen.files import UsageError
+from lichen.picture import to_image
+
+HINTS: dict[type, str] = {
+    FileNotFoundError: "; check the name and the folder",
+    FileExistsError: "; name another output",
+    IsADirectoryError: "; name a file",
+    PermissionError: "; check who may read and write it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code and raises nothing."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as end:  # -h, -V, or a usage error that argparse has reported
+        return int(end.code or 0)
+    try:
+        with _notes(shown=not arguments.quiet):
+            code = COMMANDS[arguments.command](arguments)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # the reader has seen enough: no message
+        _settle_stdout()
+        return FILE
+    except KeyboardInterrupt:
+        print("lichen: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if arguments.verbose and _exit_code(error) == INTERNAL:
+            import traceback
+
+            traceback.print_exc()
+        _settle_stdout()
+        return _complain(error)
+
+
+def _settle_stdout() -> None:
+    """Python flushes stdout once more at exit: where that fails, let it flush to nowhere."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case StreamError() | ImageError():
+            return BAD_DATA
+        case ModelError():
+            return MODEL
+        case TargetError():
+            return TARGET
+        case OSError():
+            return FILE
+        case ContractError() | DeviceError():
+            return INTERNAL
+        case UsageError() | LichenError():
+            return USAGE
+        case _:
+            return INTERNAL
+
+
+def _complain(error: Exception, about: str = "") -> int:
+    """Print one line on stderr; returns the exit code."""
+    code = _exit_code(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename or "standard input or output"
+        text = f"{name}: {error.strerror}{HINTS.get(type(error), '')}"
+    elif isinstance(error, MemoryError):
+        text = "not enough memory for this picture; code it in parts"
+    elif code == INTERNAL:
+        text = f"internal: {type(error).__name__}: {text}; please report it (-v shows where)"
+    text = " ".join(f"{about}{text}".split())
+    print(f"lichen: error: {text}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _notes(shown: bool) -> Iterator[None]:
+    """Print the library's warnings as single lines on stderr."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if shown:
+            print(f"lichen: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = show
+        yield
+
+
+# Commands
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    source = arguments.input
+    target = arguments.output or files.default_output(source, files.SUFFIX)
+    files.check_output(target, source, arguments.overwrite)
+    codec = Codec(_model(arguments.model), threads=arguments.threads)
+    data = files.read(source)
+    picture = files.read_picture(data, _title(source), arguments.max_pixels)
+    if arguments.strip:
+        picture = replace(picture, icc=b"", exif=b"", xmp=b"")
+    target_bytes = arguments.target_size
+    if arguments.target_bpp is not None:
+        target_bytes = int(arguments.target_bpp * picture.width * picture.height / 8)
+    encoded = codec.encode(
+        picture,
+        quality=arguments.quality,
+        target_bytes=target_bytes,
+        digest=arguments.digest,
+        stripe=arguments.stripe // container.ROW_LINES,
+    )
+    with files.output_file(target, arguments.overwrite) as file:
+        file.write(encoded.data)
+    if target_bytes is not None and len(encoded.data) < (1 - TARGET_TOLERANCE) * target_bytes:
+        reason = (
+            "quality 100, the best there is, takes no more"
+            if encoded.quality == 100
+            else "the next step of quality (1/8) takes more than the target"
+        )
+        warnings.warn(
+            f"{len(encoded.data)} bytes, more than {TARGET_TOLERANCE:.0%} below the target of "
+            f"{target_bytes}: {reason}",
+            stacklevel=1,
+        )
+    report = {
+        "input": source,
+        "output": target,
+        "width": picture.width,
+        "height": picture.height,
+        "input_bytes": len(data),
+        "bytes": len(encoded.data),
+        "bits_per_pixel": encoded.bits_per_pixel,
+        "quality": encoded.quality,
+        "digest": arguments.digest,
+        "model": codec.model.name,
+        "weights": codec.model.digest.hex(),
+        "executor": codec.executor.name,
+        "threads": arguments.threads,
+        "seconds": time.perf_counter() - started,
+    }
+    line = (
+        f"{_title(source)} -> {_title(target)}: {picture.width}x{picture.height}, "
+        f"{len(data)} -> {len(encoded.data)} bytes, {encoded.bits_per_pixel:.4f} bpp, "
+        f"quality {encoded.quality:g}, {report['seconds']:.2f} s"
+    )
+    _report(arguments, report, line, target)
+    return OK
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    source = arguments.input
+    target = arguments.output or files.default_output(source, ".png")
+    file_format = "PNG" if target == "-" else files.format_of(target)
+    # x.png is often the original of x.lic: it is only overwritten where it was named.
+    overwrite = arguments.overwrite and bool(arguments.output)
+    files.check_output(target, source, overwrite)
+    codec = Codec(_model(arguments.model), threads=arguments.threads)
+    data = files.read(source)
+    picture = codec.decode(data, max_pixels=arguments.max_pixels)
+    if arguments.strip:
+        picture = replace(picture, icc=b"", exif=b"", xmp=b"")
+    image = to_image(picture)
+    with files.output_file(target, overwrite) as file:
+        files.save(image, file, file_format)
+    header = container.read_header(data)
+    report = {
+        "input": source,
+        "output": target,
+        "width": picture.width,
+        "height": picture.height,
+        "mode": image.mode,
+        "input_bytes": len(data),
+        "bits_per_pixel": 8 * len(data) / (picture.width * picture.height),
+        "quality": header.position / 8,
+        "digest": "right" if header.digest else "absent",
+        "executor": codec.executor.name,
+        "threads": arguments.threads,
+        "seconds": time.perf_counter() - started,
+    }
+    line = (
+        f"{_title(source)} -> {_title(target)}: {picture.width}x{picture.height} {image.mode}, "
+        f"{len(data)} bytes, {report['seconds']:.2f} s"
+        + (", pixel digest right" if header.digest else "")
+    )
+    _report(arguments, report, line, target)
+    return OK
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    names = _installed_names()
+    return _for_each(arguments, lambda source: _info_one(arguments, source, names))
+
+
+def _info_one(arguments: argparse.Namespace, source: str, names: dict[str, str]) -> None:
+    data = files.read(source)
+    stream = container.read(data, max_pixels=container.MAX_SIDE**2)
+    header = stream.header
+    weights = header.weights.hex()
+    sizes = {
+        "z": sum(len(z) for z, _ in stream.stripes),
+        "y": sum(len(y) for _, y in stream.stripes),
+        "alpha": len(stream.alpha),
+        "icc": len(stream.icc),
+        "exif": len(stream.exif),
+        "xmp": len(stream.xmp),
+        "digest": len(stream.digest),
+    }
+    sizes["frame"] = len(data) - sum(sizes.values())
+    report = {
+        "input": source,
+        "bytes": len(data),
+        "bits_per_pixel": 8 * len(data) / (header.width * header.height),
+        "width": header.width,
+        "height": header.height,
+        "mode": _mode(header),
+        "quality": header.position / 8,
+        "order": models.ORDERS[header.order],
+        "model": names.get(weights),
+        "weights": weights,
+        "stripes": header.stripes,
+        "stripe_lines": header.stripe * container.ROW_LINES,
+        "sizes": sizes,
+        "digest": stream.digest.hex() or None,
+        "checksums": "right",
+    }
+    if arguments.json:
+        print(json.dumps(report))
+        return
+    print(
+        f"{_title(source)}: {header.width}x{header.height} {report['mode']}, {len(data)} bytes, "
+        f"{report['bits_per_pixel']:.4f} bpp, quality {report['quality']:g}\n"
+        f"  model      {report['model'] or 'not installed'} ({weights}), {report['order']}\n"
+        f"  stripes    {header.stripes} of {report['stripe_lines']} lines\n"
+        f"  bytes      {', '.join(f'{k} {v}' for k, v in sizes.items() if v)}\n"
+        f"  digest     {report['digest'] or 'none'}\n"
+        f"  checksums  right"
+    )
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    codec = Codec(_model(arguments.model), threads=arguments.threads)
+    return _for_each(arguments, lambda source: _verify_one(arguments, source, codec))
+
+
+def _verify_one(arguments: argparse.Namespace, source: str, codec: Codec) -> None:
+    data = files.read(source)
+    codec.decode(data, max_pixels=arguments.max_pixels)  # raises if anything is wrong
+    header = container.read_header(data)
+    if arguments.json:
+        digest = "right" if header.digest else "absent"
+        print(json.dumps({"input": source, "ok": True, "digest": digest}))
+    elif not arguments.quiet:
+        digest = "right" if header.digest else "not stored (lichen encode --digest stores one)"
+        print(f"{_title(source)}: ok, decodes, checksums right, pixel digest {digest}")
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    for number, path in enumerate(models.installed()):
+        model = models.read(path)
+        encoder, decoder = models.kmac_per_pixel(model)
+        report = {
+            "name": path.stem,
+            "default": number == 0,
+            "weights": model.digest.hex(),
+            "order": model.order,
+            "bytes": path.stat().st_size,
+            "encoder_kmac_per_pixel": encoder,
+            "decoder_kmac_per_pixel": decoder,
+            "metadata": dict(model.metadata),
+        }
+        if arguments.json:
+            print(json.dumps(report))
+            continue
+        print(
+            f"{path.stem:16} {model.digest.hex()}  {model.order}, "
+            f"{path.stat().st_size / 1e6:.1f} MB, kMAC per pixel: {encoder:.1f} to encode, "
+            f"{decoder:.1f} to decode{'  (default)' if number == 0 else ''}"
+        )
+    if not models.installed():
+        raise ModelError("no model came with this installation of lichen; reinstall it")
+    return OK
+
+
+def _for_each(arguments: argparse.Namespace, one: Callable[[str], None]) -> int:
+    """Do every input even where one fails; returns the exit code of the first failure."""
+    first = OK
+    for source in arguments.input:
+        try:
+            one(source)
+        except (LichenError, UsageError, OSError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            about = "" if isinstance(error, OSError) else f"{_title(source)}: "
+            code = _complain(error, about)
+            if arguments.json:
+                print(json.dumps({"input": source, "ok": False, "error": str(error)}))
+            first = first or code
+    return first
+
+
+# Models and reports
+
+
+def _model(name: str | None) -> models.Model | None:
+    """Read the model that --model names: a file, or one that is installed."""
+    if name is None:
+        return None
+    return models.read(Path(name)) if Path(name).is_file() else models.named(name)
+
+
+def _installed_names() -> dict[str, str]:
+    """Map the digest of each installed model, as hex, to its name."""
+    return {models.digest_of(path.read_bytes()).hex(): path.stem for path in models.installed()}
+
+
+def _title(path: str) -> str:
+    return "-" if path == "-" else Path(path).name
+
+
+def _mode(header: container.Header) -> str:
+    return ("L" if header.channels == 1 else "RGB") + "A" * header.alpha
+
+
+def _report(arguments: argparse.Namespace, report: dict[str, Any], line: str, target: str) -> None:
+    """Print what was done: on stderr where the picture itself went to stdout."""
+    file = sys.stderr if target == "-" else sys.stdout
+    if arguments.json:
+        print(json.dumps(report), file=file)
+    elif not arguments.quiet:
+        print(line, file=file)
+        if arguments.verbose:
+            for key, value in report.items():
+                print(f"  {key:16} {value}", file=file)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "info": _info,
+    "verify": _verify,
+    "models": _models,
+}

@@ -1,0 +1,158 @@
+"""Files of the command line: pictures through Pillow, and outputs that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import PIL
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from lichen import container
+from lichen.errors import ImageError, LichenError
+from lichen.picture import Picture, from_image
+
+SUFFIX = ".lic"
+# A decoded picture should be what the decoder made of it, or near it, in every format.
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 3},
+    "WEBP": {"lossless": True},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "AVIF": {"quality": 95},
+}
+
+
+class UsageError(Exception):
+    """What was asked for is not possible, whatever the files hold."""
+
+
+def default_output(source: str, suffix: str) -> str:
+    return "-" if source == "-" else os.path.splitext(source)[0] + suffix
+
+
+def read(source: str) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    return Path(source).read_bytes()
+
+
+def check_output(target: str, source: str, overwrite: bool) -> None:
+    """Refuse early what would fail after the work."""
+    if target == "-":
+        if sys.stdout.isatty():
+            raise UsageError("the output is binary and stdout is a terminal: name a file")
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "the output is a folder", target)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no folder for the output", target)
+    if path.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "would be overwritten", target)
+    if source != "-" and path.exists() and os.path.exists(source) and path.samefile(source):
+        raise FileExistsError(errno.EEXIST, "is the input", target)
+
+
+@contextmanager
+def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
+    """Yield a file that gets its name when the block has succeeded, and else vanishes."""
+    if target == "-":
+        buffer = io.BytesIO()  # Pillow seeks; and nothing comes out if it fails
+        yield buffer
+        sys.stdout.buffer.write(buffer.getbuffer())
+        sys.stdout.buffer.flush()
+        return
+    path = Path(os.path.realpath(target))  # a link stays, what it points to is replaced
+    if path.exists() and not path.is_file():  # a device or a pipe
+        with open(path, "wb") as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        if path.exists() and not overwrite:
+            raise FileExistsError(errno.EEXIST, "would be overwritten", target)
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = target, None  # not the temporary name
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_picture(data: bytes, name: str, max_pixels: int) -> Picture:
+    """Read a picture file with Pillow, within its check against decompression bombs."""
+    if data.startswith(container.MAGIC):
+        raise ImageError(f"{name} is a lichen stream already; `lichen decode` reads it")
+    if not data:
+        raise ImageError(f"{name} is empty; expected a picture (PNG, JPEG, WebP, TIFF ...)")
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                return from_image(image)
+    except (LichenError, MemoryError):
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageError(
+            f"{name} has more pixels than the limit of {max_pixels}; raise --max-pixels if that "
+            "is wanted"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not a picture that Pillow {PIL.__version__} can read; expected PNG, "
+            "JPEG, WebP, TIFF or the like"
+        ) from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        raise ImageError(f"{name} is damaged or unusual: {error}; save it anew") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def format_of(target: str) -> str:
+    """Find Pillow's name of the format to write, from the suffix."""
+    suffix = Path(target).suffix.lower()
+    Image.preinit()
+    if suffix not in Image.EXTENSION:
+        Image.init()  # imports all of Pillow's plugins
+    found = Image.EXTENSION.get(suffix, "")
+    if found not in Image.SAVE or suffix == SUFFIX:
+        raise UsageError(
+            f"cannot tell the format of {target!r} by its suffix {suffix!r}; use .png, .jpg, "
+            ".webp, .tif, .ppm or another that Pillow writes"
+        )
+    return found
+
+
+def save(image: Image.Image, file: BinaryIO, file_format: str) -> None:
+    """Write a picture with its metadata, as far as the format has room for it."""
+    options = SAVE_OPTIONS.get(file_format, {}) | {
+        key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info
+    }
+    if file_format == "PNG" and "xmp" in options:
+        text = PngImagePlugin.PngInfo()
+        xmp = options.pop("xmp").decode("utf-8", "replace")
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+        options["pnginfo"] = text
+    try:
+        image.save(file, file_format, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's writers have no one exception for "not in this format"
+        if isinstance(error, OSError) and error.errno:  # the disk, not the format
+            raise
+        raise UsageError(
+            f"{file_format} cannot hold this {image.width}x{image.height} {image.mode} picture: "
+            f"{error}; write .png, or give --strip if it is the metadata"
+        ) from error

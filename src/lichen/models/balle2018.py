@@ -1,0 +1,394 @@
+"""The scale hyperprior, and the mean-scale hyperprior as an argument of it.
+
+    x --[g_a]-- y -[* gain]- v ------------------(-)-[round]- r -> rANS
+                             |                    ^             ^ number of a table
+                           h_a(|v|)              mean       scale
+                             |                    |           |
+                             z -[round]- z^ ---- h_s ---------+
+                                 |
+                                 +-> rANS
+
+    x' -[g_s]-- y' -[* inverse gain]- v' = r + mean
+
+Balle 2018, "Variational image compression with a scale hyperprior", figure 4: mean = 0, h_a reads
+|v|, activations inside h_a and h_s are ReLU, those of g_a and g_s are GDN (eq. 1 of Balle 2016).
+Minnen 2018, "Joint autoregressive and hierarchical priors for learned image compression",
+section 3 without the context model (means=True): h_a reads v, LeakyReLU, h_s gives both.
+
+State dicts of CompressAI's `bmshj2018-hyperprior` and `mbt2018-mean` load by name
+(`load_checkpoint`). Rate gains are ours (as in `student`): without them every gain is 1, and v is
+y. With activation="relu" the layers 1, 3 and 5 of g_a and g_s are ReLU: cheap in integers.
+
+Pixels: CompressAI's are 0..1 and its padding is 0, which is black. g_a therefore starts with
+p = (x + 1) / 2, in integers pixel - 128 + 128 as u8, so that padding is black here too, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lichen.errors import ModelError
+from lichen.models.gdn import GDN
+from lichen.models.layers import (
+    Conv2d,
+    ConvTranspose2d,
+    Quantizable,
+    QuantizableModel,
+    Stack,
+    fake_quantize,
+    input_limit,
+    round_ste,
+)
+from lichen.models.priors import (
+    SCALE_MIN,
+    EntropyBottleneck,
+    gaussian_likelihood,
+    scale_of_index,
+    scale_table,
+)
+from lichen.models.student import (
+    ANCHORS,
+    LATENT_EXPONENT,
+    PIXEL_EXPONENT,
+    Coded,
+    full_precision,
+)
+
+SCALE_EXPONENT = 7  # h_s gives scales and means in 128ths of a quantisation step, up to 256 steps
+HYPER_EXPONENT = 6  # z^ = integer + median, in 64ths
+LEAK, LEAK_EXPONENT = 82, 13  # 82 / 8192 = 0.01001, the slope of LeakyReLU
+
+
+class LeakyReLU(Quantizable):
+    """max(x, 0) + min(x, 0) / 100: s16 in, s8 out. The leak keeps 6 bits more than the input."""
+
+    LEAK_BITS = 6
+
+    def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        leak = x.clamp_max(0) * (LEAK * 2.0**-LEAK_EXPONENT)
+        if self.quantized:
+            assert input_exponent is not None
+            leak = fake_quantize(leak, input_exponent + self.LEAK_BITS, "s16")
+        return self.finish(x.clamp_min(0) + leak)
+
+
+class CentredConv2d(Conv2d):
+    """The last layer of h_a: gives z minus the medians of its prior, so that rounding is about 0.
+
+    Rounding about the medians is CompressAI's; in integers it is a matter of this layer's bias.
+    """
+
+    def __init__(self, *args: Any, prior: EntropyBottleneck, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.__dict__["prior"] = prior  # not a submodule: the model owns it
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().effective()
+        return weight, bias - self.prior.medians().flatten()
+
+
+def scale_thresholds() -> Tensor:
+    """Give the least integer scale (with SCALE_EXPONENT) of tables 1, 2, ..: int64 (T - 1,).
+
+    A scale takes the table that is nearest in ratio. (CompressAI takes the next larger one: the
+    same code length within 0.1 %, see docs.)
+    """
+    scales = torch.tensor(scale_table(), dtype=torch.float64)
+    return torch.ceil(torch.sqrt(scales[:-1] * scales[1:]) * 2**SCALE_EXPONENT).to(torch.int64)
+
+
+class ScaleHyperprior(QuantizableModel):
+    """Balle 2018; Minnen 2018's mean-scale hyperprior with `means`.
+
+    Args:
+        n, m: the papers' N (channels inside, and of z) and M (of y).
+        means: h_s also predicts the mean of each latent.
+        activation: "gdn" (the papers) or "relu", in g_a and g_s.
+    """
+
+    REDUCTION = 64  # pictures are padded to a multiple of this
+
+    def __init__(
+        self,
+        n: int = 128,
+        m: int = 192,
+        means: bool = False,
+        activation: Literal["gdn", "relu"] = "gdn",
+    ) -> None:
+        super().__init__()
+        if n < 1 or m < 1:
+            raise ValueError(f"n and m must be positive integers, not {n} and {m}")
+        if activation not in ("gdn", "relu"):
+            raise ValueError(f"activation must be 'gdn' or 'relu', not {activation!r}")
+        self.arguments = {"n": n, "m": m, "means": means, "activation": activation}
+        self.means, self.hyper_channels, self.latent_channels = means, n, m
+        inside = "u8" if activation == "relu" else "s16"  # what a convolution leaves
+
+        def down(inputs: int, outputs: int, dtype: str) -> Conv2d:
+            return Conv2d(inputs, outputs, 5, stride=2, padding=2, dtype=dtype)
+
+        def up(inputs: int, outputs: int, dtype: str, e: int | None = None) -> ConvTranspose2d:
+            return ConvTranspose2d(inputs, outputs, 5, stride=2, dtype=dtype, exponent=e)
+
+        def act(inverse: bool) -> nn.Module:
+            # the convolution before it has done the ReLU, by saturating to u8
+            return nn.Identity() if activation == "relu" else GDN(n, inverse=inverse)
+
+        # (3, H, W) -> N at 1/2, 1/4, 1/8 -> (M, H/16, W/16)
+        self.g_a = Stack(
+            down(3, n, inside),
+            act(False),
+            down(n, n, inside),
+            act(False),
+            down(n, n, inside),
+            act(False),
+            down(n, m, "s16"),
+        )
+        # (M, H/16, W/16) -> N at 1/8, 1/4, 1/2 -> (3, H, W)
+        self.g_s = Stack(
+            up(m, n, inside),
+            act(True),
+            up(n, n, inside),
+            act(True),
+            up(n, n, inside),
+            act(True),
+            up(n, 3, "s8", PIXEL_EXPONENT),
+        )
+        self.entropy_bottleneck = EntropyBottleneck(n)
+        inside = "s16" if means else "u8"
+
+        def hyper_act() -> nn.Module:
+            return LeakyReLU("s8") if means else nn.Identity()
+
+        # (M, H/16, W/16) -> (N, H/64, W/64)
+        self.h_a = Stack(
+            Conv2d(m, n, 3, dtype=inside),
+            hyper_act(),
+            down(n, n, inside),
+            hyper_act(),
+            CentredConv2d(
+                n,
+                n,
+                5,
+                stride=2,
+                padding=2,
+                dtype="s8",
+                exponent=0,
+                prior=self.entropy_bottleneck,
+            ),
+        )
+        # (N, H/64, W/64) -> (M or 2 M, H/16, W/16): scales, then means
+        a, b, c = (m, m * 3 // 2, 2 * m) if means else (n, n, m)
+        self.h_s = Stack(
+            up(n, a, inside),
+            hyper_act(),
+            up(a, b, inside),
+            hyper_act(),
+            Conv2d(b, c, 3, dtype="s16", exponent=SCALE_EXPONENT),
+        )
+        # rate gains, as logarithms, at ANCHORS qualities evenly spaced over 0 .. 1
+        self.gain = nn.Parameter(torch.zeros(ANCHORS, m))
+        self.inverse_gain = nn.Parameter(torch.zeros(ANCHORS, m))
+        self.latent = Quantizable("s16", exponent=LATENT_EXPONENT)  # v and v'
+        self.hyper_latent = Quantizable("s16", exponent=HYPER_EXPONENT)  # z^
+        self.dequantized = Quantizable("s16")  # y'
+        self.register_buffer("thresholds", scale_thresholds(), persistent=False)
+        with torch.no_grad():
+            self.h_s[-1].bias[:m].fill_(1.0)
+
+    def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Give gain and inverse gain, each (B, M, 1, 1), for quality positions (B,) in 0..1."""
+        place = position * (ANCHORS - 1)
+        low = place.floor().clamp(0, ANCHORS - 2)
+        k = low.to(torch.int64)
+        fraction = (place - low).unsqueeze(1)
+        tables = (self.gain, self.inverse_gain)
+        first, second = (torch.lerp(table[k], table[k + 1], fraction) for table in tables)
+        return torch.exp(first)[:, :, None, None], torch.exp(second)[:, :, None, None]
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""
+        return self.g_a((x + 1) * 0.5, PIXEL_EXPONENT + 1)
+
+    def hyper_analyse(self, v: Tensor) -> Tensor:
+        """v -> z minus its medians, before rounding (after it, where quantised)."""
+        v = v if self.means else v.abs()
+        return self.h_a(self._held(v, self.h_a[0], LATENT_EXPONENT), LATENT_EXPONENT)
+
+    def hyper_synthesise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded (z minus its medians) -> mean and scale of v, each (B, M, H/16, W/16)."""
+        z = self.hyper_latent.finish(z + self.entropy_bottleneck.medians())
+        h = self.h_s(self._held(z, self.h_s[0], HYPER_EXPONENT), HYPER_EXPONENT)
+        if not self.means:
+            return torch.zeros_like(h), h
+        scale, mean = h.chunk(2, 1)
+        return mean, scale
+
+    def table_index(self, scale: Tensor) -> Tensor:
+        """Number of the entropy table of a scale that is a multiple of 2**-SCALE_EXPONENT."""
+        return torch.bucketize(scale * 2.0**SCALE_EXPONENT, self.thresholds.to(scale), right=True)
+
+    def synthesise(self, y: Tensor) -> Tensor:
+        """Dequantised latents y' -> pixels in -1..1 (not clamped where not quantised)."""
+        e = self.dequantized.output_exponent
+        return self.g_s(self._held(y, self.g_s[0], e), e)
+
+    def forward(self, x: Tensor, position: Tensor, noise: bool = True) -> Coded:
+        """Code pixels (B, 3, H, W) in -1..1 at quality positions (B,) in 0..1.
+
+        With `noise`, rates are those of latents with uniform noise (Balle 2018, eq. 3) while the
+        picture is made from rounded ones; without, both are the rounded ones.
+        """
+        gain, inverse_gain = self.gains(position)
+        y = self.analyse(x)
+        with full_precision(x):
+            v = self.latent.finish(y.float() * gain)
+        z = self.hyper_analyse(v).float()
+        z_hat = round_ste(z)
+        mean, scale = (h.float() for h in self.hyper_synthesise(z_hat))
+        residual = v - mean
+        symbols = round_ste(residual)
+        if noise:
+            residual = residual + torch.rand_like(residual) - 0.5
+            z = z + torch.rand_like(z) - 0.5
+        else:
+            residual, z = symbols, z_hat
+            if self.latent.quantized:  # the scale of the table that codes it
+                scale = scale_of_index(self.table_index(scale).float())
+        v_hat = self.latent.finish(symbols + mean)
+        return Coded(
+            self.synthesise(self.dequantized.finish(v_hat * inverse_gain)),
+            gaussian_likelihood(residual, scale.clamp_min(SCALE_MIN)),
+            self.entropy_bottleneck.likelihood(z + self.entropy_bottleneck.medians()),
+        )
+
+    def _held(self, x: Tensor, layer: nn.Module, exponent: int) -> Tensor:
+        """Hold an s16 input to what the int32 accumulators of `layer` allow."""
+        if not self.latent.quantized:
+            return x
+        assert isinstance(layer, Conv2d | ConvTranspose2d)
+        limit = input_limit(layer, exponent) * 2.0**-exponent
+        return x.clamp(-limit, limit)
+
+
+# Tensors of CompressAI's files that follow from others, or that lichen makes its own way.
+IGNORED = (
+    "gaussian_conditional.",
+    "entropy_bottleneck._offset",
+    "entropy_bottleneck._quantized_cdf",
+    "entropy_bottleneck._cdf_length",
+    "entropy_bottleneck.target",
+    "entropy_bottleneck.likelihood_lower_bound.",
+)
+RENAMED = (  # spellings of the factorised prior's parameters in older and newer releases
+    ("entropy_bottleneck._matrices.", "entropy_bottleneck._matrix"),
+    ("entropy_bottleneck._biases.", "entropy_bottleneck._bias"),
+    ("entropy_bottleneck._factors.", "entropy_bottleneck._factor"),
+    ("entropy_bottleneck.matrices.", "entropy_bottleneck._matrix"),
+    ("entropy_bottleneck.biases.", "entropy_bottleneck._bias"),
+    ("entropy_bottleneck.factors.", "entropy_bottleneck._factor"),
+)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: safetensors, or a torch file of which only tensors are unpickled.
+
+    Raises ModelError; never runs code that a file contains.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"expected tensors in {path}, found something else ({str(error).splitlines()[0]}); "
+            "give a state dict saved by safetensors or torch.save"
+        ) from error
+    except Exception as error:  # SafetensorError derives from Exception alone
+        raise ModelError(f"cannot read {path} as safetensors ({error})") from error
+    for name in ("state_dict", "model"):  # what training scripts wrap it in
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"expected a state dict (names and tensors) in {path}, found other types")
+    return state
+
+
+def _names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename to this module's names and leave out what is not needed."""
+    found = {}
+    for name, value in state.items():
+        name = name.removeprefix("module.")  # DataParallel's
+        for old, new in RENAMED:
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+        if not name.startswith(IGNORED) and "_reparam." not in name:
+            found[name] = value
+    return found
+
+
+@torch.no_grad()
+def load_checkpoint(model: ScaleHyperprior, path_or_state: Path | str | dict[str, Tensor]) -> None:
+    """Load CompressAI's weights, or ones that lichen has saved, into `model`.
+
+    Files of CompressAI have no rate gains (they become 1), no exponents (calibrate before
+    quantising), and code pixels / 255 in 0..1: the first and the last layer are scaled to the
+    pixels of this model. Raises ModelError naming what is missing, unexpected or misshapen.
+    """
+    where = "the state dict" if isinstance(path_or_state, dict) else str(path_or_state)
+    state = path_or_state if isinstance(path_or_state, dict) else read_state(Path(path_or_state))
+    state = _names(state)
+    own = model.state_dict()
+    foreign = not any(name.endswith(".exponent") for name in state)
+    optional = {"gain", "inverse_gain"} if foreign else set()
+    if foreign:
+        optional |= {name for name in own if name.endswith((".exponent", ".peak"))}
+    missing = sorted(own.keys() - state.keys() - optional)
+    unexpected = sorted(state.keys() - own.keys())
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise ModelError(
+            f"{where} does not fit {type(model).__name__}({model.arguments}): "
+            f"missing {missing}, unexpected {unexpected}, of another shape {misshapen}; give the "
+            "n, m, means and activation that it was trained with"
+        )
+    if foreign:
+        state = {name: state.get(name, torch.zeros_like(own[name])) for name in own} | {
+            # p = pixel / 256 goes in where they take pixel / 255; x' = (pixel - 128) / 128 out
+            "g_a.0.weight": state["g_a.0.weight"] * (256 / 255),
+            "g_s.6.weight": state["g_s.6.weight"] * (255 / 128),
+            "g_s.6.bias": state["g_s.6.bias"] * (255 / 128) - 1,
+        }
+        for name, layer in model.named_modules():
+            if isinstance(layer, Quantizable):
+                state[f"{name}.exponent"] = layer.exponent  # those of the design stay
+    model.load_state_dict(state)
+
+
+def from_checkpoint(path_or_state: Path | str | dict[str, Tensor]) -> ScaleHyperprior:
+    """Make the model whose weights these are and load them. Raises ModelError."""
+    state = path_or_state if isinstance(path_or_state, dict) else read_state(Path(path_or_state))
+    names = _names(state)
+    try:
+        n, m = len(names["g_a.0.weight"]), len(names["g_a.6.weight"])
+        means = len(names["h_s.4.weight"]) == 2 * m
+    except KeyError as error:
+        raise ModelError(
+            f"expected the weights of a scale hyperprior, found no {error.args[0]}; give a file "
+            "of bmshj2018-hyperprior or mbt2018-mean"
+        ) from error
+    model = ScaleHyperprior(n, m, means, "gdn" if "g_a.1.beta" in names else "relu")
+    load_checkpoint(model, names)
+    return model

@@ -1,0 +1,179 @@
+"""Post-training quantisation: fit a network trained in float to integers, without training.
+
+`equalise` rescales channels so that 8 bits serve them alike, which changes nothing in float;
+`calibrate` then chooses the exponents. Both look at sample pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lichen.models.balle2018 import ScaleHyperprior
+from lichen.models.gdn import GDN
+from lichen.models.layers import (
+    RANGES,
+    Conv2d,
+    ConvTranspose2d,
+    Quantizable,
+    QuantizableModel,
+    Stack,
+    fake_quantize,
+)
+
+POSITIONS = (0.0, 0.5, 1.0)  # quality positions that are looked at
+SAMPLES = 1 << 15  # values of a layer's output, per forward pass, that decide its exponent
+CHANNEL_SAMPLES = 1 << 12  # of each channel, that decide its scale
+PEAK = 0.999  # quantile that stands for a channel's peak
+BETA_FLOOR = 1e-4  # least beta after rescaling, well above GDN's lower bound
+
+
+@torch.no_grad()
+def calibrate(
+    model: QuantizableModel, batches: Iterable[Tensor], positions: Sequence[float] = POSITIONS
+) -> None:
+    """Choose every exponent that the design leaves open.
+
+    batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). An 8-bit
+    layer takes the exponent whose rounding and saturation make the least squared error; a 16-bit
+    layer the finest that leaves one bit above the largest value seen.
+    """
+    samples: dict[nn.Module, list[Tensor]] = {}
+    tops: dict[nn.Module, float] = {}
+
+    def keep(layer: nn.Module, _: object, output: Tensor) -> None:
+        flat = output.flatten()
+        tops[layer] = max(tops.get(layer, 0.0), float(flat.abs().max()))
+        step = max(1, len(flat) // SAMPLES)
+        samples.setdefault(layer, []).append(flat[::step].clone())
+
+    model.calibrate_begin()
+    _observe(model, batches, positions, after=keep)
+    model.calibrate_end()
+    for layer in model.quantized_layers():
+        if layer.fixed or layer not in samples:
+            continue
+        if layer.dtype == "s16":
+            top = max(tops[layer], 2.0**-20)
+            layer.set_exponent(min(20, math.floor(math.log2(RANGES["s16"][1] / top)) - 1))
+            continue
+        values, first = torch.cat(samples[layer]), layer.output_exponent
+        errors = {
+            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
+            for e in range(first - 2, first + 3)
+        }
+        layer.set_exponent(min(errors, key=errors.__getitem__))
+
+
+@torch.no_grad()
+def equalise(
+    model: ScaleHyperprior, batches: Iterable[Tensor], positions: Sequence[float] = POSITIONS
+) -> None:
+    """Rescale the channels between layers so that neither activations nor weights lose bits.
+
+    Cross-layer equalisation (Nagel 2019, "Data-free quantization through weight equalization and
+    bias correction", section 4.1) with measured ranges: a channel whose activations peak at X and
+    whose weights in the next layer peak at W is scaled by sqrt(W / X), the next layer's weights by
+    the inverse. GDN passes such a scale on through its own parameters, and the latents through the
+    inverse rate gains. In float the network stays what it was.
+    """
+    inputs: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def before(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        _record(inputs, layer, arguments[0])
+
+    def after(layer: nn.Module, _: object, output: Tensor) -> None:
+        _record(outputs, layer, output)
+
+    _observe(model, batches, positions, before, after)
+    for stack in (model.g_a, model.h_a, model.h_s, model.g_s):
+        layers = [layer for layer in stack if isinstance(layer, Quantizable)]
+        convs = [k for k, layer in enumerate(layers) if isinstance(layer, Conv2d | ConvTranspose2d)]
+        for first, second in zip(convs, convs[1:], strict=False):
+            scale = _balance(layers[second], inputs[layers[second]])
+            between = layers[first + 1]
+            if isinstance(between, GDN):
+                inner = 1 / outputs[layers[first]]
+                inner = _through_gdn(between, inner, scale)
+                _scale_outputs(layers[first], inner)
+            else:  # ReLU and LeakyReLU commute with positive scales
+                _scale_outputs(layers[first], scale)
+            _scale_inputs(layers[second], 1 / scale)
+    scale = _balance(model.g_s[0], inputs[model.g_s[0]])
+    model.inverse_gain.add_(scale.log())
+    _scale_inputs(model.g_s[0], 1 / scale)
+
+
+def _observe(
+    model: QuantizableModel,
+    batches: Iterable[Tensor],
+    positions: Sequence[float],
+    before: Callable[..., None] | None = None,
+    after: Callable[..., None] | None = None,
+) -> None:
+    """Run the float network on pictures with hooks on every layer."""
+    hooks = []
+    for layer in model.quantized_layers():
+        if before is not None:
+            hooks.append(layer.register_forward_pre_hook(before))
+        if after is not None:
+            hooks.append(layer.register_forward_hook(after))
+    model.set_quantized(False)
+    try:
+        for x in batches:
+            for position in positions:
+                model(x, torch.full((len(x),), position, device=x.device), noise=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _record(peaks: dict[nn.Module, Tensor], layer: nn.Module, x: Tensor) -> None:
+    flat = x.abs().transpose(0, 1).flatten(1)
+    flat = flat[:, :: max(1, flat.shape[1] // CHANNEL_SAMPLES)].float()
+    peak = flat.quantile(PEAK, dim=1).clamp_min(1e-6)
+    peaks[layer] = torch.maximum(peaks.get(layer, peak), peak)
+
+
+def _weights(layer: nn.Module, inputs: bool) -> Tensor:
+    """View the weights of a convolution with its input or output channels first."""
+    assert isinstance(layer, Conv2d | ConvTranspose2d)
+    axis = int(isinstance(layer, Conv2d) == inputs)
+    return layer.weight.transpose(0, axis)
+
+
+def _balance(layer: nn.Module, activation_peak: Tensor) -> Tensor:
+    """Give the scale of each input channel that makes its two peaks equal; geometric mean 1."""
+    weight_peak = _weights(layer, inputs=True).abs().amax(dim=(1, 2, 3)).clamp_min(1e-9)
+    scale = torch.sqrt(weight_peak / activation_peak)
+    return scale / scale.log().mean().exp()
+
+
+def _scale_outputs(layer: nn.Module, scale: Tensor) -> None:
+    _weights(layer, inputs=False).mul_(scale[:, None, None, None])
+    layer.bias.mul_(scale)  # type: ignore[union-attr, operator]
+
+
+def _scale_inputs(layer: nn.Module, scale: Tensor) -> None:
+    _weights(layer, inputs=True).mul_(scale[:, None, None, None])
+
+
+def _through_gdn(layer: GDN, inner: Tensor, outer: Tensor) -> Tensor:
+    """Let a GDN turn inputs scaled by `inner` into outputs scaled by `outer`; return `inner`.
+
+    With n' = r * n it does for r = (inner / outer) ** power, or the inverse of that for IGDN:
+    beta' = r * beta, gamma'[i, j] = r[i] * gamma[i, j] / inner[j] ** power. All of `inner` may
+    still be raised or lowered together, which is used to keep beta above its lower bound.
+    """
+    beta, gamma = layer.effective()
+    sign = -1 if layer.inverse else 1
+    r = (inner / outer) ** (sign * layer.power)
+    lift = (BETA_FLOOR / (r * beta).min()).clamp_min(1) ** (sign / layer.power)
+    inner = inner * lift
+    r = (inner / outer) ** (sign * layer.power)
+    layer.set_effective(r * beta, r[:, None] * gamma / inner[None] ** layer.power)
+    return inner
