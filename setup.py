@@ -18,7 +18,10 @@ setup(
             depends=sorted(str(path) for path in SOURCES.glob("*.h")),
             extra_compile_args=[]
             if WINDOWS
-            else ["-O3", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            else [
+                *("-O3", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra"),
+                "-fno-math-errno",  # or square roots are not vectorised
+            ],
             extra_link_args=[] if WINDOWS else ["-pthread"],
             # One wheel serves CPython 3.10 and later.
             py_limited_api=platform.python_implementation() == "CPython",

@@ -75,7 +75,7 @@ class Stream:
     """A parsed stream; an empty alpha, icc, exif, xmp or digest is an absent one.
 
     stripes: (z bytes, y bytes) for each stripe, top to bottom; z is empty in the factorised order.
-    alpha: a losslessly coded 8-bit grey picture of the same size (PNG or lossless WebP).
+    alpha: a losslessly coded 8-bit grey picture of the same size: PNG.
     digest: 16 bytes, see docs/stream.md.
     """
 

@@ -454,6 +454,21 @@ def _programs() -> Iterator[Case]:
         tuple(Output(name, 0) for name in ("c", "x", "b", "unread")),
     )  # fmt: skip
     yield Case("program-outputs", program, {"x": x})
+    # Names that an executor might have wanted for itself.
+    names = ("lichen.0.Cast", "y.phases", "x.out", "lichen.constant.0", "y", 'Ünï "quoted"')
+    up = ops.TransposedConv(
+        "y", names[0], rng.integers(-128, 128, (4, 3, 4, 4)).astype(np.int8),
+        np.zeros(3, np.int32), np.full(3, 9, np.uint8), 2, 1, 0, "s8",
+    )  # fmt: skip
+    operations: tuple[Op, ...] = (
+        ops.Clamp("y.phases", names[0], -9, 9), ops.Clamp("x.out", names[0], -99, 9), up,
+        ops.Clamp(names[5], "y.phases", -5, 5),
+    )  # fmt: skip
+    program_of_names = Program(
+        "program-names", (Input(names[0], 4, "s8", 0),), (), operations,
+        tuple(Output(name, 0) for name in ("y.phases", "x.out", names[0], names[5], "y")),
+    )  # fmt: skip
+    yield Case("program-names", program_of_names, {names[0]: x})
     # The caller's arrays need not be contiguous.
     strided = np.asfortranarray(np.repeat(x, 2, axis=2))[:, :, ::2]
     yield Case("program-strided-input", program, {"x": strided})

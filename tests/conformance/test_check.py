@@ -75,6 +75,7 @@ BROKEN: list[tuple[str, Program, str]] = [
     ("output twice", replace(BASE, outputs=(Output("y", 0),) * 2), "written once"),
     ("output exponent", replace(BASE, outputs=(Output("y", -65),)), "exponent must be in"),
     ("output name", replace(BASE, outputs=(Output(None, 0),)), "name must be str"),
+    ("NUL in a name", replace(BASE, ops=(CONV, replace(CLAMP, output="z\0"))), "free of NUL"),
     ("write an input", program(replace(CONV, output="x")), "written once"),
     ("write twice", replace(BASE, ops=(CONV, CONV)), "written once"),
     ("write a vector", program(replace(CONV, output="v")), "written once"),

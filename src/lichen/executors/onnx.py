@@ -32,6 +32,7 @@ from lichen.program.check import (
     Shape,
     Tensor,
     accumulator_bound,
+    check,
     check_inputs,
     gdn_operand_max,
     infer_shapes,
@@ -50,7 +51,7 @@ def export(program: Program, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """Return the onnx.ModelProto of a Program for inputs of the given shapes (C, H, W).
 
     Graph inputs and outputs are (1, C, H, W) in uint8, int8 or int16; vectors are int32 (C,).
-    They keep their names and order; an output that is an input is named "<name>.out".
+    They keep their names and order; an output that is an input has ".out" added to its name.
     """
     onnx = _need("onnx")
     graph = _Graph(program, infer_shapes(program, shapes))
@@ -94,7 +95,7 @@ class OnnxExecutor:
         """Return the outputs by name."""
         sessions = self._sessions.setdefault(program, {})
         if not sessions:
-            tensors(program)  # checks it, once
+            check(program)
         check_inputs(program, inputs, vectors)
         shapes = tuple(inputs[x.name].shape for x in program.inputs)
         if shapes not in sessions:
@@ -124,18 +125,22 @@ class _Graph:
         self.constants: list[Any] = []
         self.known: dict[str, Tensor] = tensors(program)
         self.shapes = shapes
+        self.taken = {x.name for x in (*program.inputs, *program.vectors, *program.outputs)}
         self.inputs = {x.name for x in program.inputs}
+        self.prefix = "lichen"  # of the names made here, and of no other
+        while any(name.startswith(self.prefix) for name in self.taken):
+            self.prefix += "_"
         self.carried: dict[str, str] = {}  # tensor of the Program -> value that carries it
 
     # Building blocks
 
     def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        output = output or f"{kind}.{len(self.nodes)}"
+        output = output or f"{self.prefix}.{len(self.nodes)}.{kind}"
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def constant(self, value: Any, dtype: Any) -> str:
-        name = f"constant.{len(self.constants)}"
+        name = f"{self.prefix}.constant.{len(self.constants)}"
         array = np.asarray(value).astype(dtype)
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -151,14 +156,14 @@ class _Graph:
             value = self.node("Sub", value, self.constant(128, dtype))
         return value
 
-    def store(self, op: Any, value: str, scale: Any, dtype: Any) -> None:
-        """Round value * scale, saturate and carry it as the output of `op`."""
+    def store(self, op: Any, value: str, scale: Any, dtype: Any) -> str:
+        """Round value * scale, saturate and carry it in the type of `op`."""
         low, high = (self.constant(limit, dtype) for limit in DTYPE_RANGE[_type(op)])
         value = self.node("Round", self.node("Mul", value, self.constant(scale, dtype)))
         value = self.node("Clip", value, low, high)
         if op.dtype == "s8":
             value = self.node("Add", value, self.constant(128, dtype))
-        self.carried[op.output] = self.cast(value, np.int32 if op.dtype == "s16" else np.uint8)
+        return self.cast(value, np.int32 if op.dtype == "s16" else np.uint8)
 
     def bytes_of(self, value: str) -> tuple[str, str]:
         """Split int32 values 0..65535 into their high and low bytes, as uint8."""
@@ -176,7 +181,9 @@ class _Graph:
         return self._info(name, name)
 
     def declare_output(self, tensor: str) -> Any:
-        name = f"{tensor}.out" if tensor in self.inputs else tensor
+        name = tensor
+        while tensor in self.inputs and name in self.taken:
+            name += ".out"
         value, dtype = self.carried[tensor], self.known[tensor].dtype
         if dtype == "s8":
             value = self.node("Sub", self.cast(value, np.int32), self.constant(128, np.int32))
@@ -192,52 +199,37 @@ class _Graph:
     # Operations
 
     def add(self, op: Op) -> None:
+        """Add the nodes of one operation."""
         names = operands(op)
         bound = accumulator_bound(op, *(self.known[name].magnitude for name in names)).max()
         dtype = np.float32 if bound < FLOAT32_BOUND else np.float64
         carried = [self.carried[name] for name in names]
+        self.carried[op.output] = self.result(op, carried, dtype)
+
+    def result(self, op: Op, carried: list[str], dtype: Any) -> str:
         match op:
             case ops.Conv():
-                self.conv(op, dtype)
+                return self.conv(op, dtype)
             case ops.TransposedConv():
-                conv, _ = subpixel(op)
-                channels, height, width = self.shapes[op.output]
-                self.conv(conv, dtype)
-                phases = (
-                    1,
-                    channels,
-                    op.stride,
-                    op.stride,
-                    height // op.stride,
-                    width // op.stride,
-                )
-                self.carried[op.output] = self.permute(
-                    self.carried[conv.output], phases, (0, 1, 4, 2, 5, 3), self.shapes[op.output]
-                )
-            case ops.PixelShuffle(factor=r):
-                channels, height, width = self.shapes[op.output]
-                phases = (1, channels, r, r, height // r, width // r)
-                self.carried[op.output] = self.permute(
-                    carried[0], phases, (0, 1, 4, 2, 5, 3), self.shapes[op.output]
-                )
+                return self.shuffle(self.conv(subpixel(op)[0], dtype), op.output, op.stride)
+            case ops.PixelShuffle():
+                return self.shuffle(carried[0], op.output, op.factor)
             case ops.PixelUnshuffle(factor=r):
                 channels, height, width = self.shapes[op.input]
                 phases = (1, channels, height // r, r, width // r, r)
-                self.carried[op.output] = self.permute(
-                    carried[0], phases, (0, 1, 3, 5, 2, 4), self.shapes[op.output]
-                )
+                return self.permute(carried[0], phases, (0, 1, 3, 5, 2, 4), op.output)
             case ops.Add():
                 shifted = [
                     self.node("Mul", self.real(name, dtype), self.constant(2**shift, dtype))
                     for name, shift in ((op.a, op.shift_a), (op.b, op.shift_b))
                 ]
                 exact = self.node("Sub" if op.subtract else "Add", *shifted)
-                self.store(op, exact, 0.5**op.shift, dtype)
+                return self.store(op, exact, 0.5**op.shift, dtype)
             case ops.Concat():
-                self.carried[op.output] = self.node("Concat", *carried, axis=1)
+                return self.node("Concat", *carried, axis=1)
             case ops.Slice():
                 ends = [self.constant([value], np.int64) for value in (op.start, op.stop, 1)]
-                self.carried[op.output] = self.node("Slice", carried[0], *ends)
+                return self.node("Slice", carried[0], *ends)
             case ops.Scale():
                 if isinstance(op.multiplier, str):
                     shape = self.constant([1, -1, 1, 1], np.int64)
@@ -245,28 +237,33 @@ class _Graph:
                 else:
                     m = self.constant(op.multiplier.reshape(1, -1, 1, 1), dtype)
                 exact = self.node("Mul", self.real(op.input, dtype), m)
-                self.store(op, exact, 0.5**op.shift, dtype)
+                return self.store(op, exact, 0.5**op.shift, dtype)
             case ops.Clamp():
                 kind = self.known[op.input].dtype
                 limits = np.array([op.low, op.high]) + (128 if kind == "s8" else 0)
                 ends = [self.constant(v, np.int32 if kind == "s16" else np.uint8) for v in limits]
-                self.carried[op.output] = self.node("Clip", carried[0], *ends)
+                return self.node("Clip", carried[0], *ends)
             case ops.GDN():
-                self.gdn(op)
+                return self.gdn(op)
             case ops.TableIndex():
                 low, high = DTYPE_RANGE[self.known[op.input].dtype]
                 table = np.searchsorted(op.thresholds, np.arange(low, high + 1), side="right")
                 index = self.cast(carried[0], np.int64)
                 if self.known[op.input].dtype == "s16":
                     index = self.node("Add", index, self.constant(-low, np.int64))
-                self.carried[op.output] = self.node("Gather", self.constant(table, np.uint8), index)
+                return self.node("Gather", self.constant(table, np.uint8), index)
+
+    def shuffle(self, value: str, output: str, r: int) -> str:
+        channels, height, width = self.shapes[output]
+        phases = (1, channels, r, r, height // r, width // r)
+        return self.permute(value, phases, (0, 1, 4, 2, 5, 3), output)
 
     def permute(
-        self, value: str, split: tuple[int, ...], order: tuple[int, ...], shape: Shape
+        self, value: str, split: tuple[int, ...], order: tuple[int, ...], output: str
     ) -> str:
         value = self.node("Reshape", value, self.constant(split, np.int64))
         value = self.node("Transpose", value, perm=order)
-        return self.node("Reshape", value, self.constant((1, *shape), np.int64))
+        return self.node("Reshape", value, self.constant((1, *self.shapes[output]), np.int64))
 
     def sums(self, value: str, zero: int, weight: str, weight_zero: int, dtype: Any,
              **attributes: Any) -> str:  # fmt: skip
@@ -274,7 +271,7 @@ class _Graph:
         zeros = [self.constant(z, np.uint8) for z in (zero, weight_zero)]
         return self.cast(self.node("ConvInteger", value, weight, *zeros, **attributes), dtype)
 
-    def conv(self, op: ops.Conv, dtype: Any) -> None:
+    def conv(self, op: ops.Conv, dtype: Any) -> str:
         weight = self.constant(op.weight.astype(np.int16) + 128, np.uint8)
         value, kind = self.carried[op.input], self.known[op.input].dtype
         attributes = {
@@ -296,9 +293,9 @@ class _Graph:
             zero = 128 if kind == "s8" else 0
             sums = self.sums(value, zero, weight, 128, dtype, **attributes)
         exact = self.node("Add", sums, self.constant(op.bias.reshape(1, -1, 1, 1), dtype))
-        self.store(op, exact, 0.5 ** op.shift.astype(np.float64).reshape(1, -1, 1, 1), dtype)
+        return self.store(op, exact, 0.5 ** op.shift.astype(np.float64).reshape(1, -1, 1, 1), dtype)
 
-    def gdn(self, op: ops.GDN) -> None:
+    def gdn(self, op: ops.GDN) -> str:
         double = np.float64
         x = self.real(op.input, double)
         if op.power == 2:
@@ -327,7 +324,7 @@ class _Graph:
             factor = self.node("Gather", self.constant(tables.factors, double), index)
         exact = self.node("Mul", x, factor)  # below 2**47, exact in float64
         total = self.node("Gather", self.constant(0.5**tables.total, double), bits)
-        self.store(op, self.node("Mul", exact, total), 1.0, double)
+        return self.store(op, self.node("Mul", exact, total), 1.0, double)
 
     def bit_length(self, n: str) -> str:
         """The bit length of integers 1 .. 2**31 - 1, by halving; comparisons only, all exact."""

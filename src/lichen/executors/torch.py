@@ -31,6 +31,7 @@ from lichen.program.arithmetic import DTYPE_RANGE, NUMPY_DTYPE, gdn_tables
 from lichen.program.check import (
     FLOAT32_BOUND,
     accumulator_bound,
+    check,
     check_inputs,
     operands,
     tensors,
@@ -55,7 +56,7 @@ class TorchExecutor:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DeviceError("device cuda needs a GPU that torch can see; use device='cpu'")
         self.name = f"torch-{device}"
-        self._steps: WeakKeyDictionary[Program, list[_Step]] = WeakKeyDictionary()
+        self._prepared: WeakKeyDictionary[Program, _Prepared] = WeakKeyDictionary()
 
     def run(
         self,
@@ -64,21 +65,20 @@ class TorchExecutor:
         vectors: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     ) -> dict[str, NDArray[Any]]:
         """Return the outputs by name."""
-        if program not in self._steps:
-            self._steps[program] = _prepare(program, self.device)
+        if program not in self._prepared:
+            self._prepared[program] = _prepare(program, self.device)
         check_inputs(program, inputs, vectors)
-        dtypes = {name: tensor.dtype for name, tensor in tensors(program).items()}
+        prepared = self._prepared[program]
         with _exact(self.device, self.threads):
             values = {name: self._load(array) for name, array in inputs.items()}
             multipliers = {name: self._load(array) for name, array in vectors.items()}
-            for step in self._steps[program]:
+            for step in prepared.steps:
                 values[step.op.output] = _run_step(step, values, multipliers)
                 for name in step.last_uses:
                     del values[name]
             return {
-                output.name: values[output.name].cpu().numpy().astype(NUMPY_DTYPE[dtype])
-                for output in program.outputs
-                for dtype in (dtypes[output.name],)
+                name: values[name].cpu().numpy().astype(dtype)
+                for name, dtype in prepared.outputs.items()
             }
 
     def _load(self, array: NDArray[Any]) -> Tensor:
@@ -87,40 +87,56 @@ class TorchExecutor:
 
 @dataclass(frozen=True)
 class _Step:
-    """One operation with its arrays on the device, in the float type that is exact for it."""
+    """One operation with its arrays on the device, in the float type that is exact for it.
+
+    conv: the convolution that a Conv or TransposedConv comes to.
+    last_uses: tensors that nothing reads after this step.
+    """
 
     op: Op
+    conv: ops.Conv | None
     float_type: torch.dtype
     arrays: Mapping[str, Tensor]
-    last_uses: tuple[str, ...]  # tensors that nothing reads after this step
+    last_uses: tuple[str, ...]
 
 
-def _prepare(program: Program, device: torch.device) -> list[_Step]:
+@dataclass(frozen=True)
+class _Prepared:
+    steps: list[_Step]
+    outputs: Mapping[str, np.dtype[Any]]
+
+
+def _prepare(program: Program, device: torch.device) -> _Prepared:
+    check(program)
     known = tensors(program)
-    keep = {output.name for output in program.outputs}
+    outputs = {output.name: NUMPY_DTYPE[known[output.name].dtype] for output in program.outputs}
+    keep = set(outputs)
     steps: list[_Step] = []
     for op in reversed(program.ops):
         bound = accumulator_bound(op, *(known[name].magnitude for name in operands(op))).max()
+        conv = subpixel(op)[0] if isinstance(op, ops.TransposedConv) else op
+        conv = conv if isinstance(conv, ops.Conv) else None
         float_type = torch.float32 if bound < FLOAT32_BOUND else torch.float64
         arrays = {
             name: torch.from_numpy(array).to(device, float_type if floats else None)
-            for name, (array, floats) in _arrays(op).items()
+            for name, (array, floats) in _arrays(op, conv).items()
         }
         unread = {op.output, *operands(op)} - keep
         keep |= unread
-        steps.append(_Step(op, float_type, arrays, tuple(unread)))
-    return steps[::-1]
+        steps.append(_Step(op, conv, float_type, arrays, tuple(unread)))
+    return _Prepared(steps[::-1], outputs)
 
 
-def _arrays(op: Op) -> dict[str, tuple[NDArray[Any], bool]]:
+def _arrays(op: Op, conv: ops.Conv | None) -> dict[str, tuple[NDArray[Any], bool]]:
     """The constants of an operation, and whether they take the operation's float type."""
+    if conv is not None:
+        scale = 0.5 ** conv.shift.astype(np.float64)[:, None]
+        return {
+            "weight": (conv.weight.reshape(conv.groups, len(conv.bias) // conv.groups, -1), True),
+            "bias": (conv.bias.astype(np.float64)[:, None], True),
+            "scale": (scale, True),
+        }
     match op:
-        case ops.Conv() | ops.TransposedConv():
-            conv = op if isinstance(op, ops.Conv) else subpixel(op)[0]
-            weight = conv.weight.reshape(conv.groups, len(conv.weight) // conv.groups, -1)
-            scale = 0.5 ** conv.shift.astype(np.float64)[:, None]
-            bias = conv.bias.astype(np.float64)[:, None]
-            return {"weight": (weight, True), "bias": (bias, True), "scale": (scale, True)}
         case ops.Scale(multiplier=np.ndarray() as multiplier):
             return {"multiplier": (multiplier, True)}
         case ops.GDN():
@@ -144,12 +160,10 @@ def _run_step(step: _Step, values: Mapping[str, Tensor], vectors: Mapping[str, T
     op, arrays = step.op, step.arrays
     x, *others = (values[name] for name in operands(op))
     match op:
-        case ops.Conv():
-            return _conv(op, x.to(step.float_type), arrays)
-        case ops.TransposedConv():
-            conv, shuffle = subpixel(op)
-            phases = _conv(conv, x.to(step.float_type), arrays)
-            return functional.pixel_shuffle(phases, shuffle.factor)
+        case ops.Conv() | ops.TransposedConv():
+            assert step.conv is not None
+            y = _conv(step.conv, x.to(step.float_type), arrays)
+            return y if op is step.conv else functional.pixel_shuffle(y, op.stride)
         case ops.PixelShuffle():
             return functional.pixel_shuffle(x, op.factor)
         case ops.PixelUnshuffle():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lichen.errors import ContractError
-from lichen.program import arithmetic, ops
+from lichen.program import ops
 from lichen.program.arithmetic import DTYPE_RANGE
 from lichen.program.check import operands, tensors
 from lichen.program.program import Program
@@ -288,19 +288,11 @@ class PackedProgram:
     def _gdn(self, op: ops.GDN) -> Stage:
         gamma = op.gamma.astype(np.int64)
         bias = op.beta.astype(np.int64) + 32768 * gamma.sum(axis=1)  # the kernel takes u - 32768
-        table = (
-            arithmetic.GDN_RECIPROCAL
-            if op.power == 1
-            else arithmetic.GDN_SQRT
-            if op.inverse
-            else arithmetic.GDN_INVERSE_SQRT
-        )
         arrays = {
             "weight": pack_weight(gamma[:, :, None, None], 1, np.int16),
             "constants": pack_constants(bias, np.zeros(len(bias)), 1),
-            "table": aligned(table.astype(np.int32)),
         }
-        mode = 2 * (op.power == 1) + int(op.inverse)
+        mode = 2 * (op.power == 1) + int(op.inverse)  # GDN_FORWARD .. SIMPLE_INVERSE
         fields = {"shift": op.shift, "shift_a": op.square_shift, "mode": mode}
         return Stage("gdn", (op.input,), op.output, op, fields, arrays)
 

@@ -44,6 +44,9 @@ enum {
     KIND_COUNT,
 };
 
+/* Exponents of n in a GDN: -1/2, 1/2, -1, 1. */
+enum { GDN_FORWARD, GDN_INVERSE, SIMPLE_FORWARD, SIMPLE_INVERSE };
+
 typedef struct {
     int64_t kind;
     int64_t a, b, output; /* tensors */
@@ -56,7 +59,7 @@ typedef struct {
     int64_t factor;   /* of PixelShuffle */
     int64_t permuted; /* the shuffle's input has its channels as (dy, dx, c) */
     int64_t vector;   /* multipliers given at run time: their index, or -1 */
-    int64_t mode;     /* of GDN: 0 and 1 inverse square root and square root, 2 and 3 without root */
+    int64_t mode;     /* of GDN */
     const void *weight;
     const int32_t *constants; /* CONV: per 16 outputs bias, shift, half - 1, odd; SCALE: multipliers */
     const void *table;

@@ -9,6 +9,8 @@
 
 #include "transpose.h"
 
+#define BLOCK 1024 /* elements of a square that is transposed */
+
 /* Saturation and rounding: the same as lichen/program/arithmetic.py. */
 static inline int32_t clip(int32_t x, int32_t low, int32_t high) {
     x = x < low ? low : x;
@@ -76,7 +78,7 @@ typedef struct {
     int32_t offset;
     uint8_t *run;       /* the current block's elements */
     int64_t outer_step; /* bytes between its runs */
-    uint8_t block[32 * 32 * 2];
+    uint8_t block[BLOCK * 2];
 } operand;
 
 static inline void open_operand(operand *o, const lichen_run *run, int64_t tensor, int64_t y) {
@@ -148,7 +150,8 @@ static void each_run(const lichen_run *run, const lichen_op *op, int64_t y, int6
     const int64_t channels = run->tensors[op->output].channels;
     const int64_t last = contiguous(&a, 0) && contiguous(&b, 0) && contiguous(&out, 0);
     const int64_t planar = !last && contiguous(&a, 1) && contiguous(&b, 1) && contiguous(&out, 1);
-    const int64_t full_x = last || planar ? x1 - x0 : 32, full_c = last || planar ? channels : 32;
+    const int64_t full_c = last || planar || channels < 32 ? channels : 32;
+    const int64_t full_x = last || planar ? x1 - x0 : BLOCK / full_c;
     run_kernel *work = kernels[a.v.bytes - 1][b.v.bytes - 1][out.v.bytes - 1];
     const int32_t s = (int32_t)op->shift;
     arguments g = {op, NULL, s, half_minus_1(s), s > 0, (int32_t)op->low, (int32_t)op->high};

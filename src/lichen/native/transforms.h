@@ -81,47 +81,71 @@ static void row_depthwise(const lichen_run *run, const lichen_op *op, int64_t y,
     }
 }
 
+static inline int32_t float_bits(float f) {
+    int32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
 /* Bit length of n, 1 .. 2**31 - 1, as the exponent of a float: clearing the second highest bit
  * keeps the conversion from rounding up to the next power of two. */
 static inline int32_t bit_length(int32_t n) {
-    float f = (float)(n & ~(n >> 1));
-    int32_t u;
-    memcpy(&u, &f, 4);
-    return (u >> 23) - 126;
+    return (float_bits((float)(n & ~(n >> 1))) >> 23) - 126;
+}
+
+/* The entry of arithmetic.GDN_* for a mantissa. Correctly rounded division and square root, then
+ * rounding to nearest, give every entry exactly (tests/test_native.py compares all of them), and
+ * cost a quarter of a gather. Adding 1.5 * 2**23 leaves the rounded integer in the low bits. */
+static inline int32_t gdn_entry(int32_t mantissa, const int mode) {
+    const float m = (float)mantissa;
+    const float entry = mode == GDN_FORWARD   ? 524288.0f / __builtin_sqrtf(m)
+                        : mode == GDN_INVERSE ? 1024.0f * __builtin_sqrtf(m)
+                                              : 16777216.0f / m;
+    return float_bits(entry + 12582912.0f) & 0x3FFFFF;
 }
 
 /* out = saturate(round_shift(x * factor, total)); factor and total as in arithmetic.gdn_factor. */
+static inline __attribute__((always_inline)) void gdn_factors(
+    const lichen_op *op, int32_t *restrict x, const int32_t *restrict sums, int64_t count,
+    const int mode) {
+    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, shift = (int32_t)op->shift;
+    const int32_t root = mode != SIMPLE_FORWARD;
+    const int32_t base = shift + (mode == GDN_FORWARD ? 19 : mode == GDN_INVERSE ? 10 : 24);
+    FOR(i, count) {
+        const int32_t n = sums[i], bits = bit_length(n);
+        const int32_t s = root ? (bits - 9) & ~1 : bits - 10;
+        const int32_t right = s > 0 ? s : 0, left = right - s;
+        const uint32_t some = s > 0, half = (UINT32_C(1) << right >> 1) - some;
+        uint32_t m = (uint32_t)n; /* unsigned: n and the half together may reach 2**31 */
+        m = (m + half + (m >> right & some)) >> right << left;
+        const int32_t factor = gdn_entry((int32_t)m, mode), step = root ? s >> 1 : s;
+        const int32_t exact = mode == GDN_INVERSE ? base - step : base + step;
+        const int32_t total = exact > 31 ? 31 : exact; /* from 32 on 0, as it is with 31 */
+        const int32_t odd = total > 0;
+        const int32_t round = (int32_t)(UINT32_C(1) << total >> 1) - odd;
+        x[i] = clip(round_shift(x[i] * factor, total, round, odd), low, high);
+    }
+}
+
+/* The factor is n itself: the product has up to 46 bits. */
+static void gdn_multiply(const lichen_op *op, int32_t *restrict x, const int32_t *restrict sums,
+                         int64_t count) {
+    const int64_t shift = op->shift, odd = shift > 0;
+    const int64_t half = shift == 0 ? 0 : (INT64_C(1) << (shift - 1)) - 1;
+    FOR(i, count) {
+        int64_t p = (int64_t)x[i] * sums[i];
+        p = (p + half + ((p >> shift) & odd)) >> shift;
+        x[i] = (int32_t)(p < op->low ? op->low : p > op->high ? op->high : p);
+    }
+}
+
 static void gdn_apply(const lichen_op *op, int32_t *restrict x, const int32_t *restrict sums,
                       int64_t count) {
-    const int32_t *table = (const int32_t *)op->table;
-    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, shift = (int32_t)op->shift;
-    const int64_t mode = op->mode;
-    if (mode == 3) { /* factor = n: the product has up to 46 bits */
-        const int64_t half = shift == 0 ? 0 : (INT64_C(1) << (shift - 1)) - 1, odd = shift > 0;
-        FOR(i, count) {
-            int64_t p = (int64_t)x[i] * sums[i];
-            p = (p + half + ((p >> shift) & odd)) >> shift;
-            x[i] = (int32_t)(p < low ? low : p > high ? high : p);
-        }
-        return;
-    }
-    const int32_t base = shift + (mode == 0 ? 19 : mode == 1 ? 10 : 24), root = mode < 2;
-    const int32_t first = root ? 256 : 512, sign = mode == 1 ? -1 : 0;
-    FOR(i, count) {
-        int32_t n = sums[i], bits = bit_length(n);
-        int32_t s = root ? (bits - 9) & ~1 : bits - 10;
-        int32_t right = s > 0 ? s : 0, left = s < 0 ? -s : 0;
-        int32_t half = (int32_t)((UINT32_C(1) << right) >> 1);
-        int32_t q = n >> right, rest = n - (q << right); /* n + half could overflow */
-        q += (rest > half) | ((rest == half) & (right > 0) & q);
-        int32_t factor = table[(q << left) - first];
-        int32_t step = root ? s >> 1 : s;
-        int32_t total = base + ((step ^ sign) - sign);
-        total = total > 31 ? 31 : total; /* from 32 on the result is 0, as it is with 31 */
-        int32_t odd = total > 0;
-        int32_t p = x[i] * factor;
-        int32_t round = (int32_t)((UINT32_C(1) << total) >> 1) - odd;
-        x[i] = clip((p + round + ((p >> total) & odd)) >> total, low, high);
+    switch (op->mode) {
+    case GDN_FORWARD: gdn_factors(op, x, sums, count, GDN_FORWARD); break;
+    case GDN_INVERSE: gdn_factors(op, x, sums, count, GDN_INVERSE); break;
+    case SIMPLE_FORWARD: gdn_factors(op, x, sums, count, SIMPLE_FORWARD); break;
+    default: gdn_multiply(op, x, sums, count);
     }
 }
 
@@ -149,16 +173,16 @@ static void row_gdn(const lichen_run *run, const lichen_op *op, int64_t y, int64
         .storage = STORE_S32,
     };
     const int32_t square = (int32_t)op->shift_a;
-    const int64_t half = square == 0 ? 0 : (INT64_C(1) << (square - 1)) - 1, odd = square > 0;
+    const uint32_t half = (uint32_t)half_minus_1(square), odd = square > 0;
     for (int64_t start = x0; start < x1; start += GDN_PIXELS) {
         const int64_t n = x1 - start < GDN_PIXELS ? x1 - start : GDN_PIXELS;
         FOR(i, n) {
             load_run(a.storage, a.base + (start + i) * a.stride_x, x, channels);
             int16_t *p = u + i * inputs;
-            if (op->mode < 2)
+            if (op->mode <= GDN_INVERSE)
                 FOR(c, channels) { /* a square is at most 2**30, its half at most 2**30 */
                     uint32_t v = (uint32_t)(x[c] * x[c]);
-                    v = (v + (uint32_t)half + ((v >> square) & (uint32_t)odd)) >> square;
+                    v = (v + half + (v >> square & odd)) >> square;
                     p[c] = (int16_t)((int32_t)(v > 65535 ? 65535 : v) - 32768);
                 }
             else

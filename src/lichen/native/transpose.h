@@ -72,10 +72,20 @@ static inline void transpose_8x8_bytes(uint8_t *to, int64_t to_step, const uint8
 }
 #endif
 
+/* The edges, element by element. */
+static inline void transpose_edge(uint8_t *to, int64_t to_step, const uint8_t *from,
+                                  int64_t from_step, int64_t rows, int64_t columns,
+                                  const int64_t bytes) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++)
+            memcpy(to + j * to_step + i * bytes, from + i * from_step + j * bytes, (size_t)bytes);
+}
+
 /* to[j][i] = from[i][j] for i < rows and j < columns. Rows of both are contiguous; steps between
  * rows in bytes. */
-static void transpose(uint8_t *to, int64_t to_step, const uint8_t *from, int64_t from_step,
-                      int64_t rows, int64_t columns, int64_t bytes) {
+static inline void transpose_of(uint8_t *to, int64_t to_step, const uint8_t *from,
+                                int64_t from_step, int64_t rows, int64_t columns,
+                                const int64_t bytes) {
     int64_t i = 0;
 #if defined(TRANSPOSE_VECTORS)
     for (; i + 8 <= rows; i += 8) {
@@ -86,13 +96,16 @@ static void transpose(uint8_t *to, int64_t to_step, const uint8_t *from, int64_t
             if (bytes == 2) transpose_8x8_words(t, to_step, f, from_step);
             else transpose_8x8_bytes(t, to_step, f, from_step);
         }
-        for (; j < columns; j++)
-            for (int64_t l = i; l < i + 8; l++)
-                memcpy(to + j * to_step + l * bytes, from + l * from_step + j * bytes,
-                       (size_t)bytes);
+        transpose_edge(to + j * to_step + i * bytes, to_step, from + i * from_step + j * bytes,
+                       from_step, 8, columns - j, bytes);
     }
 #endif
-    for (; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++)
-            memcpy(to + j * to_step + i * bytes, from + i * from_step + j * bytes, (size_t)bytes);
+    transpose_edge(to + i * bytes, to_step, from + i * from_step, from_step, rows - i, columns,
+                   bytes);
+}
+
+static void transpose(uint8_t *to, int64_t to_step, const uint8_t *from, int64_t from_step,
+                      int64_t rows, int64_t columns, int64_t bytes) {
+    if (bytes == 2) transpose_of(to, to_step, from, from_step, rows, columns, 2);
+    else transpose_of(to, to_step, from, from_step, rows, columns, 1);
 }

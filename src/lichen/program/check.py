@@ -47,10 +47,10 @@ class Tensor:
 def check(program: Program, *, float32_bound: bool = False) -> None:
     """Raise ContractError where the Program breaks the contract.
 
-    With `float32_bound`, every Conv and TransposedConv must stay below 2**24, so that a float32
-    executor is exact throughout.
+    With `float32_bound`, also where the sums of a convolution may not be exact in float32.
     """
     known = tensors(program)
+    _require("\0" not in "".join(known), program, "names", "free of NUL", sorted(known))
     for op in program.ops:
         if float32_bound and isinstance(op, ops.Conv | ops.TransposedConv):
             top = accumulator_bound(op, known[op.input].magnitude).max()

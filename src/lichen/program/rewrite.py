@@ -14,8 +14,8 @@ def subpixel(op: TransposedConv) -> tuple[Conv, PixelShuffle]:
     s*q + phase therefore takes input q + d through tap = phase + p - s*d, wherever 0 <= tap < k:
     d runs from -((k - 1 - p) // s) to (s - 1 + p) // s, and taps outside the kernel weigh 0.
 
-    The tensor between the two is named "<output>.phases"; its channel (o * s + dy) * s + dx
-    holds the phase (dy, dx) of output channel o.
+    The tensor between is named "<output>.phases" (rename it where that name is taken); its channel
+    (o * s + dy) * s + dx holds the phase (dy, dx) of output channel o.
     """
     inputs, outputs, kernel, _ = op.weight.shape
     stride, first = op.stride, -((op.weight.shape[2] - 1 - op.padding) // op.stride)
