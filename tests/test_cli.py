@@ -20,6 +20,7 @@ import lichen
 from lichen import container
 from lichen import model as models
 from lichen.api import Codec
+from lichen.arguments import EXIT_CODES
 from lichen.cli import main
 from lichen.codec import pixel_digest
 
@@ -228,6 +229,14 @@ def test_help_is_layered(shell: Shell) -> None:
     assert "--target-bpp" not in short.out
     assert long.out.index("--target-bpp") < long.out.index("advanced:") < long.out.index("--strip ")
     assert shell("-V").out.startswith("lichen ")
+
+
+def test_exit_codes_are_documented(shell: Shell) -> None:
+    lines = EXIT_CODES.strip().splitlines()[1:]
+    document = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")
+    for code, text in (line.split(maxsplit=1) for line in lines):
+        assert f"| {code} | {text} |" in document
+    assert EXIT_CODES in shell("-h").out
 
 
 # Rate

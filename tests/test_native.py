@@ -22,15 +22,9 @@ if lib() is not None:
     from lichen.executors.native import NativeExecutor, available_isas
     from lichen.native.plan import Plan
 
-    EXECUTORS = [
-        NativeExecutor(threads, isa) for isa in available_isas() for threads in (1, 2, 3)
-    ]
+    EXECUTORS = [NativeExecutor(threads, isa) for isa in available_isas() for threads in (1, 2, 3)]
 else:
     EXECUTORS = []
-
-all_executors = pytest.mark.parametrize(
-    "executor", EXECUTORS, ids=[f"{e.isa}-{e.threads}" for e in EXECUTORS]
-)
 
 
 def values(rng, dtype, shape):
@@ -71,15 +65,21 @@ def random_conv(rng, source, channels, dtype, *, output="y", groups=1):
                     int(rng.integers(1, 4)), padding, groups, dtype)  # fmt: skip
 
 
-def run_both(executor, program, inputs, vectors=None):
+def compare(program, inputs, vectors=None, executors=None, runs=1):
+    """Run a Program on the reference and on every executor; point to the first difference."""
     expected = reference.run(program, inputs, vectors or {})
-    found = executor.run(program, inputs, vectors or {})
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        if not np.array_equal(found[name], array):
-            where = tuple(np.argwhere(found[name] != array)[0])
-            pytest.fail(f"{name}{where}: expected {array[where]}, found {found[name][where]}")
+    for executor in EXECUTORS if executors is None else executors:
+        for _ in range(runs):
+            found = executor.run(program, inputs, vectors or {})
+            assert found.keys() == expected.keys()
+            for name, array in expected.items():
+                assert found[name].dtype == array.dtype
+                if not np.array_equal(found[name], array):
+                    where = tuple(int(i) for i in np.argwhere(found[name] != array)[0])
+                    pytest.fail(
+                        f"{executor.isa}, {executor.threads} threads, {name}{where}: "
+                        f"expected {array[where]}, found {found[name][where]}"
+                    )
 
 
 def single(op, dtype, channels, vectors=()):
@@ -90,42 +90,38 @@ def single(op, dtype, channels, vectors=()):
 DTYPES = ("u8", "s8", "s16")
 
 
-@all_executors
 @pytest.mark.parametrize("seed", range(24))
-def test_conv(executor, seed):
+def test_conv(seed):
     rng = np.random.default_rng(seed)
     dtype, channels = DTYPES[seed % 3], int(rng.choice([1, 3, 4, 7, 16, 33]))
     out = str(rng.choice(DTYPES))
     program = single(random_conv(rng, "x", channels, out), dtype, channels)
     shape = (channels, int(rng.integers(4, 12)), int(rng.integers(4, 50)))
-    run_both(executor, program, {"x": values(rng, dtype, shape)})
+    compare(program, {"x": values(rng, dtype, shape)})
 
 
-@all_executors
 @pytest.mark.parametrize("seed", range(12))
-def test_groups(executor, seed):
+def test_groups(seed):
     rng = np.random.default_rng(seed)
     groups = int(rng.choice([2, 3, 5]))
     channels = groups * int(rng.choice([1, 1, 2, 3, 4, 8, 15]))
     dtype = DTYPES[seed % 3]
     conv = random_conv(rng, "x", channels, str(rng.choice(DTYPES)), groups=groups)
     shape = (channels, int(rng.integers(4, 9)), int(rng.integers(4, 20)))
-    run_both(executor, single(conv, dtype, channels), {"x": values(rng, dtype, shape)})
+    compare(single(conv, dtype, channels), {"x": values(rng, dtype, shape)})
 
 
-@all_executors
 @pytest.mark.parametrize("channels", [2, 31, 32, 70])
-def test_depthwise(executor, channels):
+def test_depthwise(channels):
     rng = np.random.default_rng(channels)
     for dtype in DTYPES:
         conv = random_conv(rng, "x", channels, "u8", groups=channels)
         shape = (channels, 7, 9)
-        run_both(executor, single(conv, dtype, channels), {"x": values(rng, dtype, shape)})
+        compare(single(conv, dtype, channels), {"x": values(rng, dtype, shape)})
 
 
-@all_executors
 @pytest.mark.parametrize("seed", range(8))
-def test_transposed_conv(executor, seed):
+def test_transposed_conv(seed):
     rng = np.random.default_rng(seed)
     kernel, stride, padding, extra = [(5, 2, 2, 1), (4, 2, 1, 0), (3, 1, 1, 0), (9, 4, 3, 1),
                                       (2, 2, 0, 0), (3, 2, 1, 1), (5, 3, 1, 0), (1, 1, 0, 0)][seed]  # fmt: skip
@@ -136,12 +132,11 @@ def test_transposed_conv(executor, seed):
         stride, padding, extra, str(rng.choice(DTYPES)),
     )  # fmt: skip
     shape = (channels, int(rng.integers(1, 8)), int(rng.integers(1, 20)))
-    run_both(executor, single(op, dtype, channels), {"x": values(rng, dtype, shape)})
+    compare(single(op, dtype, channels), {"x": values(rng, dtype, shape)})
 
 
-@all_executors
 @pytest.mark.parametrize("channels", [1, 3, 24, 40])
-def test_element_wise(executor, channels):
+def test_element_wise(channels):
     rng = np.random.default_rng(channels)
     for dtype in DTYPES:
         low, high = DTYPE_RANGE[dtype]
@@ -163,13 +158,12 @@ def test_element_wise(executor, channels):
             )  # fmt: skip
             vector = rng.integers(0, 32768, channels).astype(np.int32)
             x = values(rng, dtype, (channels, 5, 37))
-            run_both(executor, program, {"x": x}, {"gain": vector})
+            compare(program, {"x": x}, {"gain": vector})
 
 
-@all_executors
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("inverse", [False, True])
-def test_gdn(executor, power, inverse):
+def test_gdn(power, inverse):
     rng = np.random.default_rng(power)
     for seed, channels in enumerate((1, 7, 16, 40)):
         dtype = ("s8", "s16")[seed % 2]
@@ -180,26 +174,38 @@ def test_gdn(executor, power, inverse):
         shift = {(2, False): -5, (2, True): 12, (1, False): -6, (1, True): 16}[power, inverse]
         op = ops.GDN("y", "x", beta, gamma, power, inverse, square_shift, shift, "s16")
         program = single(op, dtype, channels)
-        run_both(executor, program, {"x": values(rng, dtype, (channels, 4, 41))})
+        compare(program, {"x": values(rng, dtype, (channels, 4, 41))})
 
 
-@all_executors
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_factor_of_every_mantissa(power, inverse):
+    mantissas = np.arange(256 * (3 - power), 1025)
+    channels = len(mantissas)
+    gamma = np.zeros((channels, channels), np.uint8)
+    beta = (mantissas << 8).astype(np.int32)  # x is so large that one unit of a factor shows
+    shift = {(2, False): -8, (2, True): 9, (1, False): -17, (1, True): 18}[power, inverse]
+    op = ops.GDN("y", "x", beta, gamma, power, inverse, 31, shift, "s16")
+    x = np.tile(np.array([32767, -32768, 12345, 1], np.int16), (channels, 1, 1))
+    compare(single(op, "s16", channels), {"x": x})
+
+
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 8, 16])
 @pytest.mark.parametrize("channels", [1, 3, 6])
-def test_pixel_shuffles(executor, factor, channels):
+def test_pixel_shuffles(factor, channels):
     rng = np.random.default_rng(factor)
     for dtype in DTYPES:
         whole = channels * factor**2
         x = values(rng, dtype, (whole, 3, 5))
-        run_both(executor, single(ops.PixelShuffle("y", "x", factor), dtype, whole), {"x": x})
+        compare(single(ops.PixelShuffle("y", "x", factor), dtype, whole), {"x": x})
         x = values(rng, dtype, (channels, 3 * factor, 5 * factor))
-        run_both(executor, single(ops.PixelUnshuffle("y", "x", factor), dtype, channels), {"x": x})
+        compare(single(ops.PixelUnshuffle("y", "x", factor), dtype, channels), {"x": x})
         shuffled = Program(
             "chain", (Input("x", whole, dtype, 0),), (),
             (ops.PixelShuffle("a", "x", factor), ops.Add("b", "a", "a", 0, 0, 1, False, dtype),
              ops.PixelUnshuffle("y", "b", factor)), (Output("y", 0), Output("a", 0)),
         )  # fmt: skip
-        run_both(executor, shuffled, {"x": values(rng, dtype, (whole, 3, 5))})
+        compare(shuffled, {"x": values(rng, dtype, (whole, 3, 5))})
 
 
 def random_chain(rng):
@@ -268,9 +274,7 @@ def test_chains(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     program = random_chain(rng)
     inputs = chain_inputs(rng, program)
-    for executor in EXECUTORS:
-        run_both(executor, program, inputs)
-        run_both(executor, program, inputs)  # once more in used buffers
+    compare(program, inputs, runs=2)  # the second time in used buffers
 
 
 def test_memory_follows_rows_not_pictures():
@@ -294,9 +298,8 @@ def test_strides_of_inputs_do_not_matter():
     program = single(ops.PixelUnshuffle("y", "x", 2), "u8", 3)
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)
     flipped = np.moveaxis(picture, 2, 0)[:, ::-1, 4:20]
-    for executor in EXECUTORS:
-        run_both(executor, program, {"x": flipped})
-        run_both(executor, program, {"x": flipped.copy()[:, ::2, 2:14]})
+    compare(program, {"x": flipped})
+    compare(program, {"x": flipped.copy()[:, ::2, 2:14]})
 
 
 def test_concurrent_runs_of_one_executor():
@@ -308,7 +311,7 @@ def test_concurrent_runs_of_one_executor():
 
         def work(given, executor=executor, failures=failures):
             try:
-                run_both(executor, program, given)
+                compare(program, given, executors=[executor])
             except BaseException as error:
                 failures.append(error)
 
@@ -320,12 +323,20 @@ def test_concurrent_runs_of_one_executor():
         assert not failures
 
 
+def test_profile_names_every_operation():
+    rng = np.random.default_rng(4)
+    program = single(random_conv(rng, "x", 3, "u8"), "u8", 3)
+    profile = EXECUTORS[0].profile(program, {"x": values(rng, "u8", (3, 9, 9))})
+    assert {(kind, name) for kind, name, _ in profile} >= {("copy", "x"), ("conv", "y")}
+    assert all(seconds >= 0 for _, _, seconds in profile)
+
+
 def test_nothing_is_kept_of_a_dead_program():
     executor = EXECUTORS[0]
     gc.collect()
     before = len(executor._programs)
     program = single(ops.Clamp("y", "x", 1, 2), "u8", 3)
-    run_both(executor, program, {"x": np.zeros((3, 2, 2), np.uint8)})
+    compare(program, {"x": np.zeros((3, 2, 2), np.uint8)}, executors=[executor])
     assert len(executor._programs) == before + 1
     del program
     gc.collect()

@@ -108,7 +108,7 @@ class NativeExecutor:
             raise DeviceError(f"isa must be one of {', '.join(isas)} here, not {self.isa!r}")
         self.threads = threads
         self._index = isas[self.isa]
-        self._bytes = bool(self._library.isa_bytes(self._index))
+        self._bytes = self._library.isa_bytes(self._index)
         self._lock = Lock()
         self._programs: dict[int, tuple[weakref.ref[Program], _Prepared]] = {}
         self._pools: list[_Pool] = []

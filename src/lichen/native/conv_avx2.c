@@ -42,18 +42,19 @@ INLINE void store(const conv_row *k, const int32_t *constants, __m256i a, __m256
 }
 
 /* `pixels` output pixels from x on, 16 outputs. */
-INLINE void tile(const conv_row *k, const uint8_t *weight, const int32_t *constants, int64_t x,
-                 int64_t first, const int pixels) {
+INLINE void tile(const conv_row *k, const uint8_t *block, const int32_t *constants,
+                 const window *n, int64_t x, int64_t first, const int pixels) {
     __m256i acc[PIXELS][2];
     const __m256i bias0 = _mm256_loadu_si256((const __m256i *)(const void *)constants);
     const __m256i bias1 = _mm256_loadu_si256((const __m256i *)(const void *)(constants + 8));
 #pragma GCC unroll 6
     for (int p = 0; p < pixels; p++) acc[p][0] = bias0, acc[p][1] = bias1;
     const int64_t step = k->pixel_step, step3 = step * 3;
-    FOR(i, k->kernel_h) FOR(j, k->segments) {
-        const uint8_t *from = k->rows[i] + x * step + j * k->segment_step;
+    for (int64_t i = n->row0; i < n->row1; i++) for (int64_t j = n->segment0; j < n->segment1; j++) {
+        const uint8_t *weight = block + ((i * k->segments + j) * k->length + n->start) * 64;
+        const uint8_t *from = k->rows[i] + x * step + j * k->segment_step + n->start * 4;
         const uint8_t *from3 = from + step3;
-        FOR(l, k->length) {
+        FOR(l, n->length) {
             const __m256i w0 = _mm256_loadu_si256((const __m256i *)(const void *)weight);
             const __m256i w1 = _mm256_loadu_si256((const __m256i *)(const void *)(weight + 32));
 #pragma GCC unroll 6
@@ -79,14 +80,15 @@ static void convolve_words(const conv_row *k, int64_t x0, int64_t x1) {
     for (int64_t first = 0; first < k->outputs; first += 16) {
         const uint8_t *w = k->weight + first / 16 * block_bytes;
         const int32_t *constants = k->constants + first * 4;
+        const window n = window_of(k, first / 16, 1);
         int64_t x = x0;
-        for (; x + PIXELS <= x1; x += PIXELS) tile(k, w, constants, x, first, PIXELS);
+        for (; x + PIXELS <= x1; x += PIXELS) tile(k, w, constants, &n, x, first, PIXELS);
         switch (x1 - x) {
-        case 5: tile(k, w, constants, x, first, 5); break;
-        case 4: tile(k, w, constants, x, first, 4); break;
-        case 3: tile(k, w, constants, x, first, 3); break;
-        case 2: tile(k, w, constants, x, first, 2); break;
-        case 1: tile(k, w, constants, x, first, 1); break;
+        case 5: tile(k, w, constants, &n, x, first, 5); break;
+        case 4: tile(k, w, constants, &n, x, first, 4); break;
+        case 3: tile(k, w, constants, &n, x, first, 3); break;
+        case 2: tile(k, w, constants, &n, x, first, 2); break;
+        case 1: tile(k, w, constants, &n, x, first, 1); break;
         }
     }
 }

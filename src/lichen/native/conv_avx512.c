@@ -23,6 +23,7 @@
 typedef struct {
     const uint8_t *weight; /* of the first vector of outputs */
     const int32_t *constants;
+    window window;
     int64_t x, first;
 } corner;
 
@@ -81,10 +82,11 @@ INLINE void tile(const conv_row *k, const corner *at, const int pixels, const in
         acc[p][0] = _mm512_loadu_si512(at->constants);
         if (vectors > 1) acc[p][1] = _mm512_loadu_si512(at->constants + 64);
     }
-    const uint8_t *w = at->weight;
-    const int64_t step = k->pixel_step, length = k->length, segments = k->segments;
-    FOR(i, k->kernel_h) FOR(j, segments) {
-        const uint8_t *f0 = k->rows[i] + at->x * step + j * k->segment_step;
+    const window n = at->window;
+    const int64_t step = k->pixel_step, length = n.length;
+    for (int64_t i = n.row0; i < n.row1; i++) for (int64_t j = n.segment0; j < n.segment1; j++) {
+        const uint8_t *w = at->weight + ((i * k->segments + j) * k->length + n.start) * 64;
+        const uint8_t *f0 = k->rows[i] + at->x * step + j * k->segment_step + n.start * 4;
         const uint8_t *f3 = f0 + 3 * step, *f6 = f3 + 3 * step, *f9 = f6 + 3 * step;
         const uint8_t *f12 = f9 + 3 * step;
         FOR(l, length) {
@@ -147,6 +149,7 @@ INLINE void convolve(const conv_row *k, int64_t x0, int64_t x1, const int words)
         const int64_t vectors = k->outputs - at.first > 16 ? 2 : 1;
         at.weight = k->weight + at.first / 16 * block_bytes;
         at.constants = k->constants + at.first * 4;
+        at.window = window_of(k, at.first / 16, vectors);
         at.x = x0;
         for (int64_t t = 0; t < tiles; t++) { /* tiles of nearly equal width */
             const int64_t pixels = (x1 - at.x) / (tiles - t);

@@ -21,14 +21,16 @@ static void store_16(const conv_row *k, const int32_t *constants, int32_t *acc, 
 
 /* `pixels` output pixels from x on, 16 outputs. */
 static inline void tile(const conv_row *k, int64_t x, int64_t first, const int pixels) {
+    const window n = window_of(k, first / 16, 1);
     const int64_t taps = k->kernel_h * k->segments * k->length;
-    const int16_t *w = (const int16_t *)(const void *)k->weight + first * taps * 2;
+    const int16_t *block = (const int16_t *)(const void *)k->weight + first * taps * 2;
     const int32_t *constants = k->constants + first * 4;
     int32_t acc[PIXELS][16];
     FOR(p, pixels) memcpy(acc[p], constants, sizeof acc[p]);
-    FOR(i, k->kernel_h) FOR(j, k->segments) {
-        const uint8_t *from = k->rows[i] + x * k->pixel_step + j * k->segment_step;
-        FOR(l, k->length) {
+    for (int64_t i = n.row0; i < n.row1; i++) for (int64_t j = n.segment0; j < n.segment1; j++) {
+        const int16_t *w = block + ((i * k->segments + j) * k->length + n.start) * 32;
+        const uint8_t *from = k->rows[i] + x * k->pixel_step + j * k->segment_step + n.start * 4;
+        FOR(l, n.length) {
             int16_t even[16], odd[16];
             FOR(o, 16) even[o] = w[2 * o], odd[o] = w[2 * o + 1];
             FOR(p, pixels) {
@@ -63,12 +65,13 @@ static int supported(void) { return 1; }
 /* Plain C has no peak to speak of: the inner loop on data in the first-level cache. */
 static int64_t peak(int64_t rounds) {
     static const int16_t weight[64 * 32];
-    static const int32_t constants[64];
+    static const int32_t constants[64], windows[4] = {0, 1, 0, 1};
     static const uint8_t in[64 * 4 * PIXELS];
     const uint8_t *rows[1] = {in};
     int32_t out[16 * PIXELS];
     const conv_row k = {
-        .rows = rows, .kernel_h = 1, .segments = 1, .length = 64, .pixel_step = 256,
+        .rows = rows, .kernel_h = 1, .kernel_w = 1, .segments = 1, .length = 64,
+        .pixel_step = 256, .windows = windows,
         .weight = (const uint8_t *)weight, .constants = constants, .output = (uint8_t *)out,
         .output_step = 64, .outputs = 16, .storage = STORE_S32,
     };

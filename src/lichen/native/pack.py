@@ -76,6 +76,21 @@ def pack_weight(weight: NDArray[Any], groups: int, dtype: Any) -> NDArray[Any]:
     return aligned(split.transpose(0, 1, 5, 6, 3, 2, 4))
 
 
+def tap_windows(packed: NDArray[Any]) -> NDArray[np.int32]:
+    """Bound the taps of a packed weight that are not zero: [block](row from, to, column from, to).
+
+    A subpixel convolution (5x5, stride 2) has 25 of 36 left.
+    """
+    taps = packed.any(axis=(4, 5, 6)).reshape(-1, *packed.shape[2:4])
+    windows = np.zeros((len(taps), 4), np.int32)
+    for window, used in zip(windows, taps, strict=True):
+        for first, line in ((0, used.any(axis=1)), (2, used.any(axis=0))):
+            where = np.flatnonzero(line)
+            if len(where):
+                window[first : first + 2] = where[0], where[-1] + 1
+    return aligned(windows)
+
+
 def pack_constants(bias: NDArray[Any], shift: NDArray[Any], groups: int) -> NDArray[Any]:
     """Give int32 [group][O / 16][bias, shift, half - 1, odd][16]; the bias wraps, as sums do."""
     shift = shift.astype(np.int64)
@@ -88,12 +103,14 @@ def pack_constants(bias: NDArray[Any], shift: NDArray[Any], groups: int) -> NDAr
 
 
 class PackedProgram:
-    """A checked Program packed for instruction sets that store u8 and s8 in bytes, or all in s16.
+    """A checked Program packed for one way of storing and multiplying.
 
+    bytes_: as in `lichen_isa` of plan.h. 0: all in s16. 1: u8 and s8 in bytes that kernels take
+    as unsigned. 2: the same, taken as signed, less 128.
     Raises ContractError where the Program breaks the contract.
     """
 
-    def __init__(self, program: Program, bytes_: bool) -> None:
+    def __init__(self, program: Program, bytes_: int) -> None:
         for name in tensors(program):
             if "\0" in name:  # keeps the names made here apart from the Program's own
                 raise ContractError(f"a tensor's name must not contain NUL, found {name!r}: rename")
@@ -259,8 +276,9 @@ class PackedProgram:
             arrays = {"weight": aligned(np.pad(taps, ((0, 0), (0, lanes)))),
                       "constants": aligned(np.pad(constants, ((0, 0), (0, lanes))))}  # fmt: skip
             return Stage("depthwise", (op.input,), op.output, op, fields, arrays)
-        if storage == S8X:  # sum w * (x + 128) = sum w * x + 128 * sum w
-            bias = bias - 128 * weight.astype(np.int64).sum(axis=(1, 2, 3))
+        # Kernels see x + 128 of s8 where they take bytes as unsigned, and x - 128 of u8 otherwise.
+        seen = {(1, S8X): 128, (2, U8): -128}.get((self.bytes, storage), 0)
+        bias = bias - seen * weight.astype(np.int64).sum(axis=(1, 2, 3))
         factor = self._permutable(op)
         if factor:
             weight, bias, shift = (permute(array, factor) for array in (weight, bias, shift))
@@ -268,7 +286,8 @@ class PackedProgram:
         fields |= {"groups": op.groups, "group_inputs": inputs,
                    "group_outputs": outputs // op.groups}  # fmt: skip
         wide = np.int16 if storage == S16 else np.int8
-        arrays = {"weight": pack_weight(weight, op.groups, wide),
+        packed = pack_weight(weight, op.groups, wide)
+        arrays = {"weight": packed, "windows": tap_windows(packed),
                   "constants": pack_constants(bias, shift, op.groups)}  # fmt: skip
         assert source.channels == inputs * op.groups
         return Stage("conv", (op.input,), op.output, op, fields, arrays)
@@ -288,8 +307,10 @@ class PackedProgram:
     def _gdn(self, op: ops.GDN) -> Stage:
         gamma = op.gamma.astype(np.int64)
         bias = op.beta.astype(np.int64) + 32768 * gamma.sum(axis=1)  # the kernel takes u - 32768
+        packed = pack_weight(gamma[:, :, None, None], 1, np.int16)
         arrays = {
-            "weight": pack_weight(gamma[:, :, None, None], 1, np.int16),
+            "weight": packed,
+            "windows": tap_windows(packed),
             "constants": pack_constants(bias, np.zeros(len(bias)), 1),
         }
         mode = 2 * (op.power == 1) + int(op.inverse)  # GDN_FORWARD .. SIMPLE_INVERSE

@@ -52,7 +52,7 @@ class OpRecord(ctypes.Structure):
             "kind a b output width low high stride top left kernel_h kernel_w groups group_inputs "
             "group_outputs shift_a shift_b shift subtract factor permuted vector mode"
         ).split()
-    ) + tuple((name, ctypes.c_void_p) for name in ("weight", "constants", "table"))
+    ) + tuple((name, ctypes.c_void_p) for name in ("weight", "windows", "constants", "table"))
 
 
 class RunRecord(ctypes.Structure):

@@ -112,14 +112,15 @@ static inline int64_t contiguous(const operand *o, int64_t planar) {
 static inline void enter(operand *o, const block *k, int64_t input) {
     const row_view *v = &o->v;
     uint8_t *at = v->base + k->x * v->stride_x + k->c * v->stride_c;
+    const int64_t along = k->planar ? v->stride_x : v->stride_c;
     if (contiguous(o, k->planar)) {
         o->run = at;
         o->outer_step = k->planar ? v->stride_c : v->stride_x;
         return;
     }
     o->run = o->block;
-    o->outer_step = k->nc * v->bytes;
-    if (input) transpose(o->block, o->outer_step, at, v->stride_c, k->nc, k->nx, v->bytes);
+    o->outer_step = k->inner * v->bytes;
+    if (input) transpose(o->block, o->outer_step, at, along, k->inner, k->outer, v->bytes);
 }
 
 /* Put a block where it belongs if `enter` gave the output a temporary one. */
@@ -127,7 +128,8 @@ static inline void leave(operand *o, const block *k) {
     const row_view *v = &o->v;
     if (o->run != o->block) return;
     uint8_t *at = v->base + k->x * v->stride_x + k->c * v->stride_c;
-    transpose(at, v->stride_c, o->block, o->outer_step, k->nx, k->nc, v->bytes);
+    const int64_t along = k->planar ? v->stride_x : v->stride_c;
+    transpose(at, along, o->block, o->outer_step, k->outer, k->inner, v->bytes);
 }
 
 typedef struct {
@@ -140,19 +142,22 @@ typedef struct {
 typedef void run_kernel(const arguments *g, const operand *a, const operand *b, const operand *out,
                         const uint8_t *pa, const uint8_t *pb, uint8_t *po, int64_t n);
 
-/* Cut columns x0 .. x1 - 1 of row y into blocks and runs. `per_channel`: multipliers differ. */
+/* Cut columns x0 .. x1 - 1 of row y into blocks and runs. kernels: [planar][bytes of a, b, output].
+ * multipliers: one for each channel, or NULL. */
 static void each_run(const lichen_run *run, const lichen_op *op, int64_t y, int64_t x0, int64_t x1,
-                     run_kernel *const kernels[2][2][2], const int32_t *multipliers) {
+                     run_kernel *const kernels[2][2][2][2], const int32_t *multipliers) {
     operand a, b, out;
     open_operand(&a, run, op->a, y);
     open_operand(&b, run, op->b, y);
     open_operand(&out, run, op->output, y);
     const int64_t channels = run->tensors[op->output].channels;
     const int64_t last = contiguous(&a, 0) && contiguous(&b, 0) && contiguous(&out, 0);
-    const int64_t planar = !last && contiguous(&a, 1) && contiguous(&b, 1) && contiguous(&out, 1);
-    const int64_t full_c = last || planar || channels < 32 ? channels : 32;
-    const int64_t full_x = last || planar ? x1 - x0 : BLOCK / full_c;
-    run_kernel *work = kernels[a.v.bytes - 1][b.v.bytes - 1][out.v.bytes - 1];
+    const int64_t rows = contiguous(&a, 1) && contiguous(&b, 1) && contiguous(&out, 1);
+    /* Few channels make short runs. */
+    const int64_t planar = !last && (rows || channels < 8);
+    const int64_t full_c = last || rows || channels < 32 ? channels : 32;
+    const int64_t full_x = last || rows ? x1 - x0 : BLOCK / full_c;
+    run_kernel *work = kernels[planar][a.v.bytes - 1][b.v.bytes - 1][out.v.bytes - 1];
     const int32_t s = (int32_t)op->shift;
     arguments g = {op, NULL, s, half_minus_1(s), s > 0, (int32_t)op->low, (int32_t)op->high};
     block k = {.planar = planar};
@@ -165,14 +170,15 @@ static void each_run(const lichen_run *run, const lichen_op *op, int64_t y, int6
             enter(&a, &k, 1);
             enter(&b, &k, 1);
             enter(&out, &k, 0);
+            int64_t n = k.inner, count = k.outer;
             /* Runs that follow one another without a gap are one run. */
-            if (multipliers == NULL && a.outer_step == k.inner * a.v.bytes &&
-                b.outer_step == k.inner * b.v.bytes && out.outer_step == k.inner * out.v.bytes)
-                k.inner *= k.outer, k.outer = 1;
-            FOR(i, k.outer) {
+            if (multipliers == NULL && a.outer_step == n * a.v.bytes &&
+                b.outer_step == n * b.v.bytes && out.outer_step == n * out.v.bytes)
+                n *= count, count = 1;
+            FOR(i, count) {
                 if (multipliers != NULL) g.multipliers = multipliers + k.c + (planar ? i : 0);
                 work(&g, &a, &b, &out, a.run + i * a.outer_step, b.run + i * b.outer_step,
-                     out.run + i * out.outer_step, k.inner);
+                     out.run + i * out.outer_step, n);
             }
             leave(&out, &k);
         }
@@ -222,7 +228,7 @@ INSTANCES_2(add_run)
 
 static void row_add(const lichen_run *run, const lichen_op *op, int64_t y, int64_t x0, int64_t x1,
                     uint8_t *scratch) {
-    static run_kernel *const kernels[2][2][2] = TABLE_2(add_run);
+    static run_kernel *const kernels[2][2][2][2] = {TABLE_2(add_run), TABLE_2(add_run)};
     (void)scratch;
     each_run(run, op, y, x0, x1, kernels, NULL);
 }
@@ -244,14 +250,9 @@ INSTANCES_1(scale_planar_run)
 
 static void row_scale(const lichen_run *run, const lichen_op *op, int64_t y, int64_t x0, int64_t x1,
                       uint8_t *scratch) {
-    static run_kernel *const last[2][2][2] = TABLE_1(scale_run);
-    static run_kernel *const planar[2][2][2] = TABLE_1(scale_planar_run);
+    static run_kernel *const kernels[2][2][2][2] = {TABLE_1(scale_run), TABLE_1(scale_planar_run)};
     (void)scratch;
-    const row_view a = view(run, op->a, y), out = view(run, op->output, y);
-    const int64_t by_row = a.stride_x == a.bytes && out.stride_x == out.bytes &&
-                           (a.stride_c != a.bytes || out.stride_c != out.bytes);
-    const int32_t *multipliers = op->vector >= 0 ? run->vectors[op->vector] : op->constants;
-    each_run(run, op, y, x0, x1, by_row ? planar : last, multipliers);
+    each_run(run, op, y, x0, x1, kernels, op->vector >= 0 ? run->vectors[op->vector] : op->constants);
 }
 
 /* Clamp, and with the type's range a plain copy between layouts. */
@@ -263,7 +264,7 @@ INSTANCES_1(clamp_run)
 
 static void row_clamp(const lichen_run *run, const lichen_op *op, int64_t y, int64_t x0, int64_t x1,
                       uint8_t *scratch) {
-    static run_kernel *const kernels[2][2][2] = TABLE_1(clamp_run);
+    static run_kernel *const kernels[2][2][2][2] = {TABLE_1(clamp_run), TABLE_1(clamp_run)};
     (void)scratch;
     each_run(run, op, y, x0, x1, kernels, NULL);
 }
@@ -278,7 +279,7 @@ INSTANCES_1(table_run)
 
 static void row_table(const lichen_run *run, const lichen_op *op, int64_t y, int64_t x0, int64_t x1,
                       uint8_t *scratch) {
-    static run_kernel *const kernels[2][2][2] = TABLE_1(table_run);
+    static run_kernel *const kernels[2][2][2][2] = {TABLE_1(table_run), TABLE_1(table_run)};
     (void)scratch;
     each_run(run, op, y, x0, x1, kernels, NULL);
 }

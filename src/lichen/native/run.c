@@ -15,6 +15,11 @@ static const lichen_isa *const isas[] = {
 #if defined(__x86_64__)
     &lichen_isa_avx2,
     &lichen_isa_avx512vnni,
+#elif defined(__aarch64__)
+    &lichen_isa_neon,
+#if defined(LICHEN_DOTPROD)
+    &lichen_isa_dotprod,
+#endif
 #endif
 };
 enum { ISA_COUNT = sizeof isas / sizeof isas[0] };
@@ -71,7 +76,7 @@ struct lichen_pool {
     int64_t scratch_bytes;
     _Atomic int64_t next;       /* piece of the current step */
     _Atomic int64_t busy;       /* workers that have not finished the current step */
-    _Atomic int64_t generation; /* of steps; odd bits have no meaning */
+    _Atomic int64_t generation; /* counts steps */
     _Atomic int64_t sleepers;
     _Atomic int stop;
     worker workers[];

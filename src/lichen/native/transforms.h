@@ -14,6 +14,7 @@ static void row_conv(const lichen_run *run, const lichen_op *op, int64_t y, int6
     conv_row k = {
         .rows = rows,
         .kernel_h = op->kernel_h,
+        .kernel_w = op->kernel_w,
         .segments = joined ? 1 : op->kernel_w,
         .segment_step = a.stride_x,
         .length = (joined ? op->kernel_w : 1) * bytes / 4,
@@ -34,6 +35,7 @@ static void row_conv(const lichen_run *run, const lichen_op *op, int64_t y, int6
             rows[i] = run->arena + at - op->left * a.stride_x + g * op->group_inputs * a.bytes;
         }
         k.weight = (const uint8_t *)op->weight + g * group_weight;
+        k.windows = op->windows + g * blocks * 4;
         k.constants = op->constants + g * blocks * 64;
         k.output = out.base + g * op->group_outputs * out.bytes;
         if (words) convolve_words(&k, x0, x1);
@@ -162,10 +164,12 @@ static void row_gdn(const lichen_run *run, const lichen_op *op, int64_t y, int64
     conv_row k = {
         .rows = rows,
         .kernel_h = 1,
+        .kernel_w = 1,
         .segments = 1,
         .length = inputs / 2,
         .pixel_step = inputs * 2,
         .weight = op->weight,
+        .windows = op->windows,
         .constants = op->constants,
         .output = scratch,
         .output_step = outputs * 4,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,22 @@ def load_rgb(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def _at_scales(path: Path, scales: tuple[float, ...], crop: int) -> list[np.ndarray] | None:
+    """Read one picture at each scale as uint8 (3, H, W); None where it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError:
+        return None
+    arrays = []
+    for scale in scales:
+        size = round(image.width * scale), round(image.height * scale)
+        if min(size) >= crop:
+            small = image if scale == 1.0 else image.resize(size, Image.Resampling.LANCZOS)
+            arrays.append(np.asarray(small).transpose(2, 0, 1).copy())
+    return arrays
+
+
 class Photographs:
     """All training pictures in memory as uint8 (3, H, W), each also at smaller scales.
 
@@ -50,22 +68,12 @@ class Photographs:
     ) -> None:
         self.crop, self.device = crop, device
         self.random = random.Random(seed)
-        self.pictures: list[Tensor] = []
-        skipped = 0
-        for path in paths:
-            try:
-                with Image.open(path) as file:
-                    image = file.convert("RGB")
-            except OSError:
-                skipped += 1
-                continue
-            for scale in scales:
-                width, height = round(image.width * scale), round(image.height * scale)
-                if min(width, height) < crop:
-                    continue
-                small = image if scale == 1.0 else image.resize((width, height), Image.LANCZOS)
-                array = np.asarray(small).transpose(2, 0, 1)
-                self.pictures.append(torch.from_numpy(array.copy()).to(device))
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            loaded = list(pool.map(lambda path: _at_scales(path, scales, crop), paths))
+        skipped = sum(arrays is None for arrays in loaded)
+        self.pictures = [
+            torch.from_numpy(array).to(device) for arrays in loaded for array in arrays or ()
+        ]
         if not self.pictures:
             raise LichenError(
                 f"expected pictures of at least {crop}x{crop} pixels, found none among "

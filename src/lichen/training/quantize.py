@@ -27,6 +27,7 @@ from lichen.models.layers import (
 POSITIONS = (0.0, 0.5, 1.0)  # quality positions that are looked at
 SAMPLES = 1 << 15  # values of a layer's output, per forward pass, that decide its exponent
 CHANNEL_SAMPLES = 1 << 12  # of each channel, that decide its scale
+ERROR_POWER = 3.0
 PEAK = 0.999  # quantile that stands for a channel's peak
 BETA_FLOOR = 1e-4  # least beta after rescaling, well above GDN's lower bound
 
@@ -38,32 +39,43 @@ def calibrate(
     """Choose every exponent that the design leaves open.
 
     batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). An 8-bit
-    layer takes the exponent whose rounding and saturation make the least squared error; a 16-bit
-    layer the finest that leaves one bit above the largest value seen.
+    layer takes the exponent whose rounding and saturation make the least error; a 16-bit layer the
+    finest that leaves one bit above the largest value seen.
     """
-    samples: dict[nn.Module, list[Tensor]] = {}
-    tops: dict[nn.Module, float] = {}
+    samples: dict[Quantizable, list[Tensor]] = {}
+    tops: dict[Quantizable, float] = {}
 
-    def keep(layer: nn.Module, _: object, output: Tensor) -> None:
-        flat = output.flatten()
-        tops[layer] = max(tops.get(layer, 0.0), float(flat.abs().max()))
-        step = max(1, len(flat) // SAMPLES)
-        samples.setdefault(layer, []).append(flat[::step].clone())
+    def watch(layer: Quantizable) -> None:
+        finish = layer.finish
 
-    model.calibrate_begin()
-    _observe(model, batches, positions, after=keep)
-    model.calibrate_end()
-    for layer in model.quantized_layers():
-        if layer.fixed or layer not in samples:
-            continue
+        def keep(y: Tensor) -> Tensor:
+            output = finish(y)
+            flat = output.flatten()
+            tops[layer] = max(tops.get(layer, 0.0), float(flat.abs().max()))
+            step = max(1, len(flat) // SAMPLES)
+            samples.setdefault(layer, []).append(flat[::step].clone())
+            return output
+
+        layer.finish = keep  # type: ignore[method-assign]
+
+    free = [layer for layer in model.quantized_layers() if not layer.fixed]
+    for layer in free:
+        watch(layer)
+    try:
+        _observe(model, batches, positions)
+    finally:
+        for layer in free:
+            del layer.finish
+    for layer in free:
+        high = RANGES[layer.dtype][1]
+        coarsest = math.floor(math.log2(high / max(tops[layer], 2.0**-20)))
         if layer.dtype == "s16":
-            top = max(tops[layer], 2.0**-20)
-            layer.set_exponent(min(20, math.floor(math.log2(RANGES["s16"][1] / top)) - 1))
+            layer.set_exponent(min(20, coarsest - 1))
             continue
-        values, first = torch.cat(samples[layer]), layer.output_exponent
+        values = torch.cat(samples[layer])
         errors = {
-            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
-            for e in range(first - 2, first + 3)
+            e: float((fake_quantize(values, e, layer.dtype) - values).abs().pow(ERROR_POWER).mean())
+            for e in range(coarsest, coarsest + 6)
         }
         layer.set_exponent(min(errors, key=errors.__getitem__))
 

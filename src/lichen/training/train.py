@@ -17,13 +17,14 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lichen.errors import LichenError
-from lichen.models.student import Student, quality_to_lambda
+from lichen.models.student import Coded, Student
 from lichen.training.data import Photographs
 from lichen.training.loss import rate_distortion
 
@@ -91,6 +92,7 @@ class Trainer:
         self.model = recipe.model().to(device, memory_format=torch.channels_last)
         self.reset_average()
         self.optimizer = torch.optim.AdamW(self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.999))
+        self.forward: Callable[[Tensor, Tensor], Coded] = self.model
         self.step, self.seconds = 0, 0.0
         self.quantized = False
         self.sums: dict[str, float] = {}
@@ -142,7 +144,7 @@ class Trainer:
         position = position[torch.randperm(len(x))].to(self.device)
         amp = r.bfloat16 and not self.quantized
         with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            coded = self.model(x, position)
+            coded = self.forward(x, position)
         terms = rate_distortion(coded, x, position, r.metric)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -197,18 +199,25 @@ def train(
     time_limit_s: float = math.inf,
     save_every_s: float = 60.0,
     log_every: int = 50,
+    saved: Callable[[Path], None] | None = None,
 ) -> bool:
     """Run until the recipe's last step or the time limit; True when the recipe is complete.
 
     Ctrl-C saves and raises KeyboardInterrupt again. A gradient that is not finite stops the run
-    with the last good checkpoint on disk.
+    with the last good checkpoint on disk. `saved` is called with the folder after each save.
     """
     r, folder = trainer.recipe, trainer.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(r), indent=1) + "\n")
     log_path = folder / "log.csv"
     fresh = not log_path.exists()
-    start, saved = time.monotonic(), time.monotonic()
+    start = last_save = time.monotonic()
+
+    def save() -> None:
+        trainer.save()
+        if saved is not None:
+            saved(folder)
+
     data.random.seed(r.seed * 1_000_003 + trainer.step)
     with log_path.open("a", newline="") as file:
         log = csv.DictWriter(file, LOG_FIELDS)
@@ -226,18 +235,18 @@ def train(
                 if trainer.step % log_every == 0:
                     _report(trainer, log, log_every)
                     file.flush()
-                if time.monotonic() - saved > save_every_s:
-                    trainer.save()
-                    saved = time.monotonic()
+                if time.monotonic() - last_save > save_every_s:
+                    save()
+                    last_save = time.monotonic()
         except KeyboardInterrupt:
-            trainer.save()
+            save()
             raise
         except FloatingPointError as error:
             raise LichenError(
                 f"training stopped: {error}; the last good checkpoint is in {folder}; "
                 "resume with a smaller learning rate"
             ) from error
-    trainer.save()
+    save()
     return trainer.step >= r.steps
 
 
@@ -263,6 +272,3 @@ def _report(trainer: Trainer, log: csv.DictWriter, count: int) -> None:  # type:
         file=sys.stderr,
         flush=True,
     )
-
-
-__all__ = ["Recipe", "Trainer", "load_tensors", "quality_to_lambda", "save_tensors", "train"]
