@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lichen
-from lichen import container, entropy
+from lichen import api, container, entropy
 from lichen import model as models
 from lichen.api import Codec
 from lichen.executors import ReferenceExecutor
@@ -70,12 +70,19 @@ def test_target_size(photograph: np.ndarray, share: float) -> None:
         assert 0.98 * target <= len(data) <= target
 
 
-def test_target_size_is_the_best_that_fits(small: np.ndarray) -> None:
-    sizes = [CODEC.encode(from_array(small), quality=q / 8) for q in range(801)]
-    target = len(sizes[400].data)
-    found = CODEC.encode(from_array(small), target_bytes=target)
-    best = max(s.quality for s in sizes if len(s.data) <= target)
-    assert best - 0.5 <= found.quality <= best
+def test_search_finds_the_best_that_fits() -> None:
+    for target in (100, 101, 499, 900, 1234):
+        assert api._search(lambda position: 100 + position, target) == min(target - 100, 800)
+    # Neighbours may be out of order by a few bytes: still fits, and is near the best.
+    rippled = [100 + position + 3 * (position % 2) for position in range(801)]
+    for target in range(101, 1000, 7):
+        found = api._search(rippled.__getitem__, target)
+        best = max(i for i, size in enumerate(rippled) if size <= target)
+        assert rippled[found] <= target
+        assert best - 3 <= found <= best
+
+
+def test_target_that_cannot_be_met(small: np.ndarray) -> None:
     with pytest.raises(lichen.TargetError, match="more than the 9 asked for"):
         CODEC.encode(from_array(small), target_bytes=9)
 
@@ -136,6 +143,18 @@ def test_large_alpha_passes_pillows_limit(monkeypatch: pytest.MonkeyPatch, strea
     """Our limit is higher than Pillow's own; the header has passed it."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert lichen.decode(stream).mode == "RGBA"
+
+
+def test_gains_are_interpolated_without_overflow() -> None:
+    """Exact at the rows, between them in between; NumPy 1 and 2 widen integers differently."""
+    model = models.default()
+    high = replace(model, gain=np.full_like(model.gain, 32767))
+    for position in (0, 1, 15, 16, 399, 799, 800):
+        assert (high.gains(position)["gain"] == 32767).all()
+    for row, position in enumerate(range(0, 801, 16)):
+        assert np.array_equal(model.gains(position)["gain"], model.gain[row])
+    middle = model.gain[:2].astype(int).sum(axis=0) / 2
+    assert np.abs(model.gains(8)["gain"] - middle).max() <= 0.5
 
 
 def test_models(stream: bytes) -> None:

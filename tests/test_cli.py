@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms
 
@@ -87,7 +88,9 @@ def png(shell: Shell) -> Path:
 
 def process(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
     """Start a command as a user does."""
+    here = {"PYTHONPATH": str(Path(lichen.__file__).parents[1])}  # also where nothing is installed
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    pipes["env"] = os.environ | here
     command = [sys.executable, "-m", "lichen", *map(str, arguments)]
     return subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
 
@@ -320,14 +323,16 @@ def test_metadata(shell: Shell) -> None:
     exif[0x0112], exif[0x010F] = 6, "a maker"
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     xmp = "<x:xmpmeta xmlns:x='adobe:ns:meta/'>grün</x:xmpmeta>".encode()
-    image.save("x.jpg", exif=exif, icc_profile=icc, xmp=xmp)
-    assert shell("encode", "x.jpg").code == 0
+    image.save("x.webp", lossless=True, exif=exif, icc_profile=icc, xmp=xmp)
+    assert shell("encode", "x.webp").code == 0
     for name in ("y.png", "y.jpg", "y.webp", "y.tif"):
         assert shell("decode", "x.lic", name).code == 0
         found = Image.open(name)
         assert found.info["icc_profile"] == icc
         assert found.getexif()[0x0112] == 6
         if name == "y.tif":  # Pillow turns it when it reads it
+            continue
+        if name == "y.jpg" and int(PIL.__version__.split(".")[0]) < 11:  # writes no XMP
             continue
         assert found.size == (40, 48)  # the orientation is not applied
         kept = found.info.get("xmp", found.info.get("XML:com.adobe.xmp"))
@@ -337,7 +342,7 @@ def test_metadata(shell: Shell) -> None:
         assert (first.icc, first.exif, first.xmp) == (second.icc, second.exif, second.xmp)
     shell("decode", "x.lic", "y.png", "--strip")
     assert not {"icc_profile", "exif", "xmp"} & set(Image.open("y.png").info)
-    shell("encode", "x.jpg", "z.lic", "--strip")
+    shell("encode", "x.webp", "z.lic", "--strip")
     stripped = container.read(Path("z.lic").read_bytes())
     assert (stripped.icc, stripped.exif, stripped.xmp) == (b"", b"", b"")
 

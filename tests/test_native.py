@@ -1,4 +1,4 @@
-"""The C kernels equal the reference to the last bit: every operation, instruction set, thread count.
+"""The C kernels equal the reference to the last bit, on every instruction set and thread count.
 
 Shapes are small and odd, values extreme; chains are random, so that layouts meet in every way.
 """
@@ -123,8 +123,10 @@ def test_depthwise(channels):
 @pytest.mark.parametrize("seed", range(8))
 def test_transposed_conv(seed):
     rng = np.random.default_rng(seed)
-    kernel, stride, padding, extra = [(5, 2, 2, 1), (4, 2, 1, 0), (3, 1, 1, 0), (9, 4, 3, 1),
-                                      (2, 2, 0, 0), (3, 2, 1, 1), (5, 3, 1, 0), (1, 1, 0, 0)][seed]  # fmt: skip
+    kernel, stride, padding, extra = [
+        (5, 2, 2, 1), (4, 2, 1, 0), (3, 1, 1, 0), (9, 4, 3, 1),
+        (2, 2, 0, 0), (3, 2, 1, 1), (5, 3, 1, 0), (1, 1, 0, 0),
+    ][seed]  # fmt: skip
     dtype, channels, outputs = DTYPES[seed % 3], int(rng.choice([3, 8, 17])), 1 + 5 * (seed % 3)
     op = ops.TransposedConv(
         "y", "x", weights(rng, (channels, outputs, kernel, kernel)),
@@ -231,8 +233,8 @@ def random_chain(rng):
                     after = [k - 1 - b for k, b in zip(kernel, before)]
                     op = replace(op, stride=1, padding=(*before, *after))
             case 2:
-                op = ops.TransposedConv(name, source, weights(rng, (x.channels, 3, 4, 4)),
-                                        np.zeros(3, np.int32), shifts(rng, 3), 2, 1, 0, dtype)  # fmt: skip
+                weight, bias = weights(rng, (x.channels, 3, 4, 4)), np.zeros(3, np.int32)
+                op = ops.TransposedConv(name, source, weight, bias, shifts(rng, 3), 2, 1, 0, dtype)
             case 3:
                 op = ops.PixelShuffle(name, source, 2)
             case 4:

@@ -149,8 +149,11 @@ def synthesise(
     """Run the decoder from symbols to pixels (height, width, 3)."""
     inverse = {"inverse_gain": model.gains(position)["inverse_gain"]}
     planes = executor.run(model.programs["g_s"], {"symbols": symbols, "mean": mean}, inverse)["x"]
-    pixels = np.ascontiguousarray(planes[:, :height, :width].transpose(1, 2, 0))
-    return pixels.view(np.uint8) ^ np.uint8(0x80)
+    pixels = np.empty((height, width, len(planes)), np.uint8)
+    raised = planes.view(np.uint8) ^ np.uint8(0x80)  # plus 128
+    for channel, plane in enumerate(raised):  # several times as fast as one transposed copy
+        pixels[..., channel] = plane[:height, :width]
+    return pixels
 
 
 def encode(

@@ -8,7 +8,6 @@ quantised forward pass in torch and the Programs agree to the last bit (a test h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -23,20 +22,16 @@ from lichen.models.gdn import GDN
 from lichen.models.layers import (
     Conv2d,
     ConvTranspose2d,
-    Quantizable,
-    QuantizableModel,
     Requantize,
     ResidualBlock,
     Stack,
     Sum,
-    fake_quantize,
     input_limit,
 )
 from lichen.models.priors import SCALE_LEVELS, EntropyBottleneck, scale_table
 from lichen.program import Input, Op, Output, Program, Vector, check, ops
 from lichen.program.ops import DType
 
-SAMPLES = 1 << 15  # values per layer and forward pass that calibration looks at
 TAIL = 1e-7  # probability beyond a hyper-latent's table, on each side
 
 
@@ -321,46 +316,6 @@ def lower_balle2018(model: balle2018.ScaleHyperprior, name: str, metadata: dict[
         inverse_gain=inverse,
         metadata=metadata,
     )
-
-
-@torch.no_grad()
-def calibrate(
-    model: QuantizableModel,
-    batches: Iterable[Tensor],
-    positions: Sequence[float] = (0.0, 0.5, 1.0),
-) -> None:
-    """Choose every exponent of a network trained in float, from sample pictures.
-
-    batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). Each
-    layer takes, near the finest grid that holds 99.99 % of its outputs, the one whose rounding
-    and saturation make the least squared error.
-    """
-    samples: dict[Quantizable, list[Tensor]] = {}
-
-    def keep(layer: nn.Module, _: object, output: Tensor) -> None:
-        flat = output.flatten()
-        step = max(1, len(flat) // SAMPLES)
-        samples.setdefault(layer, []).append(flat[::step].clone())  # type: ignore[arg-type]
-
-    free = [layer for layer in model.quantized_layers() if not layer.fixed]
-    hooks = [layer.register_forward_hook(keep) for layer in free]
-    model.set_quantized(False)
-    model.calibrate_begin()
-    try:
-        for x in batches:
-            for position in positions:
-                model(x, torch.full((len(x),), position, device=x.device), noise=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    model.calibrate_end()
-    for layer, parts in samples.items():
-        values, first = torch.cat(parts), layer.output_exponent
-        errors = {
-            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
-            for e in range(first - 1, first + 3)
-        }
-        layer.set_exponent(min(errors, key=errors.__getitem__))
 
 
 def _channels(op: Op) -> int:

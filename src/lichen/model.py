@@ -66,7 +66,8 @@ class Model:
         after = min(row + 1, GAIN_ROWS - 1)
         vectors = {}
         for name, table in (("gain", self.gain), ("inverse_gain", self.inverse_gain)):
-            mixed = table[row].astype(np.int32) * (ROW_STEP - part) + table[after] * np.int32(part)
+            before, behind = (table[i].astype(np.int32) for i in (row, after))
+            mixed = before * (ROW_STEP - part) + behind * part
             vectors[name] = (mixed + ROW_STEP // 2) // ROW_STEP  # any fixed rule will do
         return vectors
 

@@ -25,7 +25,6 @@ p = (x + 1) / 2, in integers pixel - 128 + 128 as u8, so that padding is black h
 
 from __future__ import annotations
 
-import math
 import pickle
 from pathlib import Path
 from typing import Any, Literal

@@ -346,4 +346,3 @@ def _live(given: list[ops.Op], outputs: list[str]) -> list[ops.Op]:
             kept.append(op)
             needed.update(operands(op))
     return kept[::-1]
-

@@ -24,43 +24,40 @@ BAND_BYTES = 1 << 19  # of all the rows that one band makes: half of a common se
 GDN_PIXELS = 32  # of plan.h
 
 
+def _fields(integers: str, pointers: str = "") -> list[tuple[str, Any]]:
+    """List fields of a C structure: int64_t first, then pointers."""
+    named = [(name, ctypes.c_int64) for name in integers.split()]
+    return named + [(name, ctypes.c_void_p) for name in pointers.split()]
+
+
 class TensorRecord(ctypes.Structure):
     """Field for field lichen_tensor of plan.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            "external offset pad_offset stride_y stride_x stride_c rows storage "
-            "channels height width"
-        ).split()
+    _fields_ = _fields(
+        "external offset pad_offset stride_y stride_x stride_c rows storage channels height width"
     )
 
 
 class ExternalRecord(ctypes.Structure):
     """Field for field lichen_external of plan.h."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("stride_c", ctypes.c_int64),
-                ("stride_y", ctypes.c_int64))  # fmt: skip
+    _fields_ = [*_fields("", "data"), *_fields("stride_c stride_y")]
 
 
 class OpRecord(ctypes.Structure):
     """Field for field lichen_op of plan.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            "kind a b output width low high stride top left kernel_h kernel_w groups group_inputs "
-            "group_outputs shift_a shift_b shift subtract factor permuted vector mode"
-        ).split()
-    ) + tuple((name, ctypes.c_void_p) for name in ("weight", "windows", "constants", "table"))
+    _fields_ = _fields(
+        "kind a b output width low high stride top left kernel_h kernel_w groups group_inputs "
+        "group_outputs shift_a shift_b shift subtract factor permuted vector mode",
+        "weight windows constants table",
+    )
 
 
 class RunRecord(ctypes.Structure):
     """Field for field lichen_run of plan.h."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in ("ops", "tensors", "external", "vectors", "arena", "nanoseconds")
-    )
+    _fields_ = _fields("", "ops tensors external vectors arena nanoseconds")
 
 
 def element_bytes(storage: int) -> int:
@@ -151,9 +148,7 @@ class Plan:
         done = [0] * len(stages)
         made = dict.fromkeys(packed.places, 0)
         readers: dict[str, list[int]] = {}
-        writers: dict[str, list[str]] = {}
         for index, stage in enumerate(stages):
-            writers.setdefault(packed.places[stage.output].root, []).append(stage.output)
             for name in stage.inputs:
                 readers.setdefault(packed.places[name].root, []).append(index)
         structural = [op for op in packed.ops if isinstance(op, ops.Concat | ops.Slice)]
@@ -171,8 +166,9 @@ class Plan:
                 if units <= done[index]:
                     continue
                 root = packed.places[stage.output].root
-                # Rows that are yet to be written count too: no two of a step may share a slot.
-                needed = [made[name] for name in writers[root]]
+                # The rows of this step count too: no two of them may share a slot. Other stages
+                # that write to the same buffer have channels of their own.
+                needed = [made[stage.output]]
                 needed += [
                     self.rows[reader].first(done[reader])
                     for reader in readers.get(root, [])
