@@ -8,10 +8,12 @@ import pytest
 
 pytest.importorskip("scipy", reason="evaluation needs the [eval] extra")
 
-from lichen import Codec  # noqa: E402
-from lichen.errors import LichenError  # noqa: E402
-from lichen.evaluation.bd_rate import bd_rate  # noqa: E402
-from lichen.evaluation.curves import lichen_curve, load, pillow_curve, psnr  # noqa: E402
+import itertools
+
+from lichen import Codec
+from lichen.errors import LichenError
+from lichen.evaluation.bd_rate import bd_rate
+from lichen.evaluation.curves import lichen_curve, load, pillow_curve, psnr
 
 SAMPLES = Path(__file__).parent / "samples"
 PEERS = Path(__file__).parents[2] / "shared" / "reference" / "kodak_rd.json"
@@ -67,6 +69,6 @@ def test_psnr():
 def test_curves_of_real_files_rise():
     pictures = [picture[:128, :192] for picture in load(SAMPLES)]
     for points in (lichen_curve(pictures, Codec(), (0, 40, 80)), pillow_curve(pictures, "jpeg")):
-        assert all(a.bpp < b.bpp and a.psnr < b.psnr for a, b in zip(points, points[1:]))
+        assert all(a.bpp < b.bpp and a.psnr < b.psnr for a, b in itertools.pairwise(points))
     with pytest.raises(LichenError, match="'jxl'"):
         pillow_curve(pictures, "jxl")

@@ -46,15 +46,19 @@ def compressai_state(means, spelling="_matrix", seed=0):
 
     state = {}
     # transform, layer, inputs, outputs, kernel, transposed, gain
-    layers = [(f"g_a.{i}", a, b, 5, False) for i, a, b in ((0, 3, N), (2, N, N), (4, N, N), (6, N, M))]
-    layers += [(f"g_s.{i}", a, b, 5, True) for i, a, b in ((0, M, N), (2, N, N), (4, N, N), (6, N, 3))]
+    layers = [
+        (f"g_a.{i}", a, b, 5, False) for i, a, b in ((0, 3, N), (2, N, N), (4, N, N), (6, N, M))
+    ]
+    layers += [
+        (f"g_s.{i}", a, b, 5, True) for i, a, b in ((0, M, N), (2, N, N), (4, N, N), (6, N, 3))
+    ]
     layers += [("h_a.0", M, N, 3, False), ("h_a.2", N, N, 5, False), ("h_a.4", N, N, 5, False)]
     first, second, last = (M, M * 3 // 2, 2 * M) if means else (N, N, M)
     layers += [("h_s.0", N, first, 5, True), ("h_s.2", first, second, 5, True)]
     layers += [("h_s.4", second, last, 3, False)]
     for name, inputs, outputs, kernel, transposed in layers:
         shape = (inputs, outputs) if transposed else (outputs, inputs)
-        gain = {"g_a.6": 12.0, "h_a.4": 8.0, "g_s.6": 1.0}.get(name, 2.0)
+        gain = {"g_a.6": 12.0, "h_a.4": 8.0, "g_s.0": 0.3, "g_s.6": 1.0}.get(name, 2.0)
         state[f"{name}.weight"] = normal(*shape, kernel, kernel, gain=gain)
         state[f"{name}.bias"] = normal(outputs)
     state["h_s.4.bias"][:M] += 1.5  # scales are positive
@@ -62,7 +66,9 @@ def compressai_state(means, spelling="_matrix", seed=0):
         for layer in (1, 3, 5):
             name = f"{transform}.{layer}"
             state[f"{name}.beta"] = torch.rand(N, generator=generator) + 0.5
-            state[f"{name}.gamma"] = torch.rand(N, N, generator=generator) * 0.3 + 0.2 * torch.eye(N)
+            state[f"{name}.gamma"] = torch.rand(N, N, generator=generator) * 0.2 + 0.1 * torch.eye(
+                N
+            )
             state[f"{name}.beta_reparam.pedestal"] = torch.tensor([2.0**-36])
             state[f"{name}.beta_reparam.lower_bound.bound"] = torch.tensor([0.001])
             state[f"{name}.gamma_reparam.pedestal"] = torch.tensor([2.0**-36])
@@ -320,7 +326,9 @@ def test_equalising_changes_nothing_in_float(means, activation):
     x = smooth_picture()
     with torch.no_grad():
         for stack in (model.g_a, model.g_s, model.h_a, model.h_s):
-            stack[2].weight.mul_(torch.logspace(-1, 1, stack[2].weight.shape[0])[:, None, None, None])
+            stack[2].weight.mul_(
+                torch.logspace(-1, 1, stack[2].weight.shape[0])[:, None, None, None]
+            )
         before = model(x, HALF, noise=False)
         weights = model.g_a[2].weight.clone()
         equalise(model, [x])

@@ -127,9 +127,7 @@ class Conv2d(Quantizable):
         self.padding = (before, before, total - before, total - before)  # top left bottom right
         if padding is not None:
             self.padding = (padding,) * 4
-        self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, kernel, kernel)
-        )
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
@@ -238,7 +236,7 @@ class Requantize(Quantizable):
 
     def integer_multiplier(self) -> tuple[Tensor, int]:
         """Give int32 multipliers (C,) of at most 15 bits and their exponent."""
-        exponent = int(math.floor(math.log2(32767.0 / float(self.multiplier.max()))))
+        exponent = math.floor(math.log2(32767.0 / float(self.multiplier.max())))
         exponent = min(exponent, 24)
         integers = torch.round(self.multiplier * 2.0**exponent).clamp(0, 32767)
         return integers.to(torch.int32), exponent

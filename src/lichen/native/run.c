@@ -67,16 +67,17 @@ typedef struct {
     uint8_t *scratch;
 } worker;
 
+/* Whoever has time takes the next piece; a step is over when its pieces are, whether or not every
+ * worker has been awake for it. So a worker that the system does not run delays nobody. */
 struct lichen_pool {
     int64_t threads; /* the caller is one of them */
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    step current;
+    step current; /* changes only when no piece is left or being done */
     uint8_t *scratch;
     int64_t scratch_bytes;
-    _Atomic int64_t next;       /* piece of the current step */
-    _Atomic int64_t busy;       /* workers that have not finished the current step */
-    _Atomic int64_t generation; /* counts steps */
+    _Atomic uint64_t ticket;   /* number of the step << 32 | pieces left to take */
+    _Atomic int64_t finished;  /* pieces of the step */
     _Atomic int64_t sleepers;
     _Atomic int stop;
     worker workers[];
@@ -92,53 +93,60 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-static void do_pieces(const step *s, _Atomic int64_t *next, uint8_t *scratch) {
-    const int64_t count = (s->last - s->first) * s->cuts, width = s->op->width;
-    for (;;) {
-        const int64_t i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
-        if (i >= count) return;
-        const int64_t cut = i % s->cuts;
-        s->work(s->run, s->op, s->first + i / s->cuts, width * cut / s->cuts,
-                width * (cut + 1) / s->cuts, scratch);
+static inline int64_t pieces_left(const lichen_pool *pool) {
+    return (int64_t)(atomic_load(&pool->ticket) & UINT32_MAX);
+}
+
+static void do_piece(const step *s, int64_t piece, uint8_t *scratch) {
+    const int64_t cut = piece % s->cuts, width = s->op->width;
+    s->work(s->run, s->op, s->first + piece / s->cuts, width * cut / s->cuts,
+            width * (cut + 1) / s->cuts, scratch);
+}
+
+/* Taking a piece can succeed only for the step whose number the ticket bears, and that step stays
+ * until the piece is finished. */
+static void do_pieces(lichen_pool *pool, uint8_t *scratch) {
+    uint64_t ticket = atomic_load(&pool->ticket);
+    while ((ticket & UINT32_MAX) != 0) {
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1)) continue;
+        const step *s = &pool->current;
+        const int64_t count = (s->last - s->first) * s->cuts;
+        do_piece(s, count - (int64_t)(ticket & UINT32_MAX), scratch);
+        atomic_fetch_add(&pool->finished, 1);
+        ticket = atomic_load(&pool->ticket);
     }
 }
 
 static void *worker_main(void *argument) {
     worker *me = argument;
     lichen_pool *pool = me->pool;
-    int64_t seen = 0;
-    for (;;) {
-        for (int64_t spin = 0; atomic_load(&pool->generation) == seen && spin < SPINS; spin++)
-            pause_briefly();
-        if (atomic_load(&pool->generation) == seen) {
+    while (!atomic_load(&pool->stop)) {
+        for (int64_t spin = 0; pieces_left(pool) == 0 && spin < SPINS; spin++) pause_briefly();
+        if (pieces_left(pool) == 0) {
             pthread_mutex_lock(&pool->lock);
             atomic_fetch_add(&pool->sleepers, 1);
-            while (atomic_load(&pool->generation) == seen)
+            while (pieces_left(pool) == 0 && !atomic_load(&pool->stop))
                 pthread_cond_wait(&pool->wake, &pool->lock);
             atomic_fetch_sub(&pool->sleepers, 1);
             pthread_mutex_unlock(&pool->lock);
         }
-        seen++;
-        if (atomic_load(&pool->stop)) return NULL;
-        do_pieces(&pool->current, &pool->next, me->scratch);
-        atomic_fetch_sub(&pool->busy, 1);
+        do_pieces(pool, me->scratch);
     }
+    return NULL;
 }
 
-static void next_generation(lichen_pool *pool) {
-    atomic_fetch_add(&pool->generation, 1);
-    /* A worker that counts itself as a sleeper after this load has read the new generation. */
-    if (atomic_load(&pool->sleepers) > 0) {
-        pthread_mutex_lock(&pool->lock);
-        pthread_cond_broadcast(&pool->wake);
-        pthread_mutex_unlock(&pool->lock);
-    }
+/* A worker that counts itself as a sleeper after this load then sees what woke it. */
+static void wake_sleepers(lichen_pool *pool) {
+    if (atomic_load(&pool->sleepers) == 0) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 LICHEN_API void lichen_pool_free(lichen_pool *pool) {
     if (pool == NULL) return;
     atomic_store(&pool->stop, 1);
-    next_generation(pool);
+    wake_sleepers(pool);
     for (int64_t i = 0; i + 1 < pool->threads; i++) pthread_join(pool->workers[i].thread, NULL);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
@@ -184,17 +192,18 @@ static void do_step(lichen_pool *pool, step s) {
     s.cuts = rows >= wanted ? 1 : (wanted + rows - 1) / rows;
     if (s.cuts > s.op->width / 16) s.cuts = s.op->width / 16;
     if (s.cuts < 1) s.cuts = 1;
-    const int64_t alone = pool->threads == 1 || rows * s.cuts == 1;
-    atomic_store(&pool->next, 0);
-    if (alone) {
-        do_pieces(&s, &pool->next, pool->scratch);
+    const int64_t count = rows * s.cuts;
+    if (pool->threads == 1 || count == 1) {
+        for (int64_t i = 0; i < count; i++) do_piece(&s, i, pool->scratch);
         return;
     }
     pool->current = s;
-    atomic_store(&pool->busy, pool->threads - 1);
-    next_generation(pool);
-    do_pieces(&pool->current, &pool->next, pool->scratch);
-    for (int64_t spin = 0; atomic_load(&pool->busy) > 0; spin++) {
+    atomic_store(&pool->finished, 0);
+    const uint64_t number = (atomic_load(&pool->ticket) >> 32) + 1;
+    atomic_store(&pool->ticket, number << 32 | (uint64_t)count);
+    wake_sleepers(pool);
+    do_pieces(pool, pool->scratch);
+    for (int64_t spin = 0; atomic_load(&pool->finished) < count; spin++) {
         if (spin < SPINS) pause_briefly();
         else sched_yield();
     }

@@ -93,7 +93,9 @@ def _lower(arguments: argparse.Namespace) -> int:
     arguments.model.write_bytes(data_bytes)
     if arguments.float_weights:
         save_tensors(model.state_dict(), arguments.float_weights, half=True)
-    print(f"{arguments.model}: {len(data_bytes)} bytes, weights {from_bytes(data_bytes).digest.hex()}")
+    print(
+        f"{arguments.model}: {len(data_bytes)} bytes, weights {from_bytes(data_bytes).digest.hex()}"
+    )
     return 0
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,7 +21,6 @@ from lichen.models.layers import (
     ConvTranspose2d,
     Quantizable,
     QuantizableModel,
-    Stack,
     fake_quantize,
 )
 
@@ -105,7 +105,7 @@ def equalise(
     for stack in (model.g_a, model.h_a, model.h_s, model.g_s):
         layers = [layer for layer in stack if isinstance(layer, Quantizable)]
         convs = [k for k, layer in enumerate(layers) if isinstance(layer, Conv2d | ConvTranspose2d)]
-        for first, second in zip(convs, convs[1:], strict=False):
+        for first, second in itertools.pairwise(convs):
             scale = _balance(layers[second], inputs[layers[second]])
             between = layers[first + 1]
             if isinstance(between, GDN):

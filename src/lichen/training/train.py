@@ -91,7 +91,9 @@ class Trainer:
         self.recipe, self.folder, self.device = recipe, folder, device
         self.model = recipe.model().to(device, memory_format=torch.channels_last)
         self.reset_average()
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.999))
+        self.optimizer = torch.optim.AdamW(
+            self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.999)
+        )
         self.forward: Callable[[Tensor, Tensor], Coded] = self.model
         self.step, self.seconds = 0, 0.0
         self.quantized = False
