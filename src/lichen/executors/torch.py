@@ -118,7 +118,7 @@ def _prepare(program: Program, device: torch.device) -> _Prepared:
         conv = conv if isinstance(conv, ops.Conv) else None
         float_type = torch.float32 if bound < FLOAT32_BOUND else torch.float64
         arrays = {
-            name: torch.from_numpy(array).to(device, float_type if floats else None)
+            name: torch.tensor(array).to(device, float_type if floats else None)
             for name, (array, floats) in _arrays(op, conv).items()
         }
         unread = {op.output, *operands(op)} - keep

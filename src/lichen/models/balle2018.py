@@ -308,8 +308,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ModelError(
-            f"expected tensors in {path}, found something else ({str(error).splitlines()[0]}); "
-            "give a state dict saved by safetensors or torch.save"
+            f"expected tensors in {path}, found something else ({type(error).__name__}: "
+            f"{str(error)[:200]}); give a state dict saved by safetensors or torch.save"
         ) from error
     except Exception as error:  # SafetensorError derives from Exception alone
         raise ModelError(f"cannot read {path} as safetensors ({error})") from error

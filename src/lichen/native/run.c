@@ -83,9 +83,17 @@ struct lichen_pool {
     worker workers[];
 };
 
-#define SPINS 4000 /* about 50 microseconds: the usual time from step to step */
+/* Waiting: first a few microseconds of spinning; then letting others run, which on a busy machine
+ * may be the thread that is waited for; workers sleep after about 100 microseconds, more than the
+ * usual time from step to step. */
+#define SPINS 200
+#define YIELDS 200
 
-static inline void pause_briefly(void) {
+static inline void pause_briefly(int64_t round) {
+    if (round >= SPINS) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -121,7 +129,7 @@ static void *worker_main(void *argument) {
     worker *me = argument;
     lichen_pool *pool = me->pool;
     while (!atomic_load(&pool->stop)) {
-        for (int64_t spin = 0; pieces_left(pool) == 0 && spin < SPINS; spin++) pause_briefly();
+        for (int64_t i = 0; pieces_left(pool) == 0 && i < SPINS + YIELDS; i++) pause_briefly(i);
         if (pieces_left(pool) == 0) {
             pthread_mutex_lock(&pool->lock);
             atomic_fetch_add(&pool->sleepers, 1);
@@ -203,10 +211,7 @@ static void do_step(lichen_pool *pool, step s) {
     atomic_store(&pool->ticket, number << 32 | (uint64_t)count);
     wake_sleepers(pool);
     do_pieces(pool, pool->scratch);
-    for (int64_t spin = 0; atomic_load(&pool->finished) < count; spin++) {
-        if (spin < SPINS) pause_briefly();
-        else sched_yield();
-    }
+    for (int64_t i = 0; atomic_load(&pool->finished) < count; i++) pause_briefly(i);
 }
 
 static int64_t now(void) {
