@@ -304,6 +304,22 @@ def test_strides_of_inputs_do_not_matter():
     compare(program, {"x": flipped.copy()[:, ::2, 2:14]})
 
 
+def test_channel_last_arrays_pass_through():
+    rng = np.random.default_rng(5)
+    for dtype in DTYPES:
+        add = ops.Add("y", "x", "x", 0, 0, 1, False, dtype)
+        program = single(add, dtype, 24)
+        x = values(rng, dtype, (5, 7, 24)).transpose(2, 0, 1)
+        compare(program, {"x": x})
+        y = EXECUTORS[0].run(program, {"x": np.ascontiguousarray(x)})["y"]
+        assert y.transpose(1, 2, 0).flags.c_contiguous
+        compare(single(ops.PixelUnshuffle("y", "x", 1), dtype, 24), {"x": x})
+        compare(single(ops.PixelShuffle("y", "x", 2), dtype, 24), {"x": x})
+        conv = random_conv(rng, "x", 24, dtype)
+        compare(single(conv, dtype, 24), {"x": x[:, :, ::-1]})
+        compare(single(conv, dtype, 24), {"x": x[:, ::-1]})
+
+
 def test_concurrent_runs_of_one_executor():
     rng = np.random.default_rng(3)
     program = single(random_conv(rng, "x", 16, "u8"), "u8", 16)

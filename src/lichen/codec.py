@@ -204,8 +204,8 @@ def _interleave(planes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _planes(flat: NDArray[Any], channels: int, width: int) -> NDArray[Any]:
-    """(H * W * C,) -> (C, H, W)."""
-    return np.ascontiguousarray(flat.reshape(-1, width, channels).transpose(2, 0, 1))
+    """(H * W * C,) -> (C, H, W), a view: executors take any strides."""
+    return flat.reshape(-1, width, channels).transpose(2, 0, 1)
 
 
 def _z_indices(model: Model, count: int) -> NDArray[np.uint16]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lichen.errors import DeviceError
 from lichen.native import ERRORS, declare, lib
-from lichen.native.pack import PackedProgram
+from lichen.native.pack import PLANAR_CHANNELS, PackedProgram
 from lichen.native.plan import ExternalRecord, OpRecord, Plan, RunRecord, TensorRecord
 from lichen.program import Program
 from lichen.program.arithmetic import NUMPY_DTYPE
@@ -122,6 +122,8 @@ class NativeExecutor:
         """Return the outputs by name, as `lichen.program.run` does, bit for bit.
 
         inputs: (C, H, W) arrays in the dtype of each Input. vectors: int32 (C,) for each Vector.
+        Arrays of more than four channels are channel-last in memory, which spares transposing them
+        where a caller passes them on or takes `transpose(1, 2, 0)`; inputs may have any strides.
         Raises ContractError where the Program or what it is given breaks the contract,
         MemoryError and DeviceError where the system refuses memory or threads.
         """
@@ -157,15 +159,15 @@ class NativeExecutor:
         prepared = self._prepare(program)
         plan = prepared.plan(check_inputs(program, inputs, vectors))
         packed = prepared.packed
-        given = [_rows_contiguous(inputs[name]) for name in packed.inputs]
+        given = [_contiguous(inputs[name]) for name in packed.inputs]
         made = [
-            np.empty(plan.shapes[name], NUMPY_DTYPE[packed.known[name].dtype])
+            _empty(plan.shapes[name], NUMPY_DTYPE[packed.known[name].dtype])
             for name in packed.outputs
         ]
         external = (ExternalRecord * (len(given) + len(made)))()
         for record, array in zip(external, given + made, strict=True):
             record.data = array.ctypes.data
-            record.stride_c, record.stride_y = array.strides[:2]
+            record.stride_c, record.stride_y, record.stride_x = array.strides
         values = [np.ascontiguousarray(vectors[name]) for name in packed.vectors]
         pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
         with self._borrow_pool() as pool, prepared.borrow_arena(plan) as arena:
@@ -249,7 +251,16 @@ class _Prepared:
                     plan.free_arenas.append(arena)
 
 
-def _rows_contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """The kernels step through rows and channels in any stride, but a row is one run."""
-    whole = array.shape[2] == 1 or array.strides[2] == array.itemsize
-    return array if whole and array.flags.aligned else np.ascontiguousarray(array)
+def _empty(shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Allocate (C, H, W): planar where there are few channels, otherwise channel-last in memory."""
+    channels, height, width = shape
+    if channels <= PLANAR_CHANNELS:
+        return np.empty(shape, dtype)
+    return np.empty((height, width, channels), dtype).transpose(2, 0, 1)
+
+
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The kernels step in any strides, but either rows or (of many) channels are contiguous."""
+    rows = array.strides[2] == array.itemsize
+    channels = array.strides[0] == array.itemsize and len(array) > PLANAR_CHANNELS
+    return array if (rows or channels) and array.flags.aligned else np.ascontiguousarray(array)

@@ -39,6 +39,19 @@ def weight_exponents(weight: Tensor, output_axis: int = 0) -> Tensor:
     return torch.floor(torch.log2(127.0 / peak)).clamp_max(MAX_WEIGHT_EXPONENT).to(torch.int64)
 
 
+def held_exponents(
+    exponents: Tensor, bias: Tensor, input_exponent: int, output_exponent: int
+) -> Tensor:
+    """Hold weight exponents to what biases below 2**29 and right shifts in 0..31 allow.
+
+    Biases are a limit only where a layer's inputs are so small that it hardly reads them.
+    """
+    room = torch.floor(torch.log2(2.0**29 / bias.detach().abs().clamp_min(2.0**-30)))
+    exponents = torch.minimum(exponents, room.to(torch.int64) - input_exponent)
+    low = output_exponent - input_exponent
+    return exponents.clamp(min=low, max=low + 31)
+
+
 def on_grid(
     weight: Tensor, bias: Tensor, exponents: Tensor, input_exponent: int, output_axis: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -137,10 +150,10 @@ class Conv2d(Quantizable):
         return self.weight * factor, self.bias * factor
 
     def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
-        """Exponents of the int8 weights; held down so that every right shift is in 0..31."""
+        """Exponents of the int8 weights (O,)."""
+        bias = self.effective()[1]
         exponents = weight_exponents(weight)
-        low = self.output_exponent - input_exponent
-        return exponents.clamp(min=low, max=low + 31)
+        return held_exponents(exponents, bias, input_exponent, self.output_exponent)
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
         weight, bias = self.effective()
@@ -181,9 +194,10 @@ class ConvTranspose2d(Quantizable):
         return self.weight, self.bias
 
     def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
-        """Exponents of the int8 weights; held down so that every right shift is in 0..31."""
-        low = self.output_exponent - input_exponent
-        return weight_exponents(weight, 1).clamp(min=low, max=low + 31)
+        """Exponents of the int8 weights (O,)."""
+        bias = self.effective()[1]
+        exponents = weight_exponents(weight, output_axis=1)
+        return held_exponents(exponents, bias, input_exponent, self.output_exponent)
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
         weight, bias = self.effective()

@@ -105,12 +105,11 @@ static int64_t peak(int64_t rounds) {
 #pragma GCC unroll 12
     for (int i = 0; i < 12; i++) acc[i] = w;
     FOR(r, rounds) {
-        __asm__("" : "+x"(w)); /* or the compiler would multiply once */
 #pragma GCC unroll 12
         for (int i = 0; i < 12; i++) {
             __m256i product;
-            __asm__("vpmaddwd %1, %1, %0" : "=x"(product) : "x"(w));
-            acc[i] = _mm256_add_epi32(acc[i], product);
+            __asm__ volatile("vpmaddwd %1, %1, %0" : "=x"(product) : "x"(w));
+            __asm__ volatile("vpaddd %1, %0, %0" : "+x"(acc[i]) : "x"(product));
         }
     }
 #pragma GCC unroll 12

@@ -75,8 +75,9 @@ static int64_t peak(int64_t rounds) {
         .weight = (const uint8_t *)weight, .constants = constants, .output = (uint8_t *)out,
         .output_step = 64, .outputs = 16, .storage = STORE_S32,
     };
+    void (*volatile convolve)(const conv_row *, int64_t, int64_t) = convolve_words; /* as it is */
     rounds = rounds / 256 + 1;
-    FOR(i, rounds) convolve_words(&k, 0, PIXELS);
+    FOR(i, rounds) convolve(&k, 0, PIXELS);
     return rounds * 64 * 32 * PIXELS;
 }
 

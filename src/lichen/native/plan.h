@@ -24,10 +24,10 @@ typedef struct {
     int64_t channels, height, width;
 } lichen_tensor;
 
-/* An array of the caller: (C, H, W), pixels of a row contiguous. Strides in bytes. */
+/* An array of the caller: (C, H, W), pixels of a row or channels contiguous. Strides in bytes. */
 typedef struct {
     uint8_t *data;
-    int64_t stride_c, stride_y;
+    int64_t stride_c, stride_y, stride_x;
 } lichen_external;
 
 enum {

@@ -41,7 +41,7 @@ class TensorRecord(ctypes.Structure):
 class ExternalRecord(ctypes.Structure):
     """Field for field lichen_external of plan.h."""
 
-    _fields_ = [*_fields("", "data"), *_fields("stride_c stride_y")]
+    _fields_ = [*_fields("", "data"), *_fields("stride_c stride_y stride_x")]
 
 
 class OpRecord(ctypes.Structure):

@@ -44,7 +44,7 @@ static inline row_view view(const lichen_run *run, int64_t tensor, int64_t y) {
     row_view v = {NULL, t->stride_x, t->stride_c, t->storage, storage_bytes(t->storage)};
     if (t->external >= 0) {
         const lichen_external *e = &run->external[t->external];
-        v.stride_x = v.bytes;
+        v.stride_x = e->stride_x;
         v.stride_c = e->stride_c;
         v.base = e->data + y * e->stride_y;
     } else {

@@ -61,6 +61,7 @@ def calibrate(
     free = [layer for layer in model.quantized_layers() if not layer.fixed]
     for layer in free:
         watch(layer)
+    model.set_quantized(False)
     try:
         _observe(model, batches, positions)
     finally:
@@ -88,7 +89,7 @@ def equalise(
 
     Cross-layer equalisation (Nagel 2019, "Data-free quantization through weight equalization and
     bias correction", section 4.1) with measured ranges: a channel whose activations peak at X and
-    whose weights in the next layer peak at W is scaled by sqrt(W / X), the next layer's weights by
+    whose weights in the next layer have the root mean square W is scaled by sqrt(W / X), the next layer's weights by
     the inverse. GDN passes such a scale on through its own parameters, and the latents through the
     inverse rate gains. In float the network stays what it was.
     """
@@ -101,6 +102,7 @@ def equalise(
     def after(layer: nn.Module, _: object, output: Tensor) -> None:
         _record(outputs, layer, output)
 
+    model.set_quantized(False)
     _observe(model, batches, positions, before, after)
     for stack in (model.g_a, model.h_a, model.h_s, model.g_s):
         layers = [layer for layer in stack if isinstance(layer, Quantizable)]
@@ -118,6 +120,53 @@ def equalise(
     scale = _balance(model.g_s[0], inputs[model.g_s[0]])
     model.inverse_gain.add_(scale.log())
     _scale_inputs(model.g_s[0], 1 / scale)
+    # Where the scale of a layer's outputs is free, its largest weights become exactly 127.
+    for layers in (list(model.g_a), list(model.g_s)):
+        for layer, between in itertools.pairwise(layers):
+            if isinstance(between, GDN):
+                _scale_outputs(layer, _through_gdn(between, _full(layer), torch.ones(1)))
+    scale = _full(model.g_a[6])
+    _scale_outputs(model.g_a[6], scale)
+    model.gain.sub_(scale.log())
+
+
+@torch.no_grad()
+def correct_biases(
+    model: ScaleHyperprior, batches: Sequence[Tensor], positions: Sequence[float] = POSITIONS
+) -> None:
+    """Take off the biases what rounding adds to the mean of each layer's outputs.
+
+    For a calibrated model: layer after layer, in the order in which they run, the mean of each
+    output channel in integers becomes that of the float network (Nagel 2019, section 4.2).
+    """
+    stacks = (model.g_a, model.h_a, model.h_s, model.g_s)
+    layers = [m for s in stacks for m in s if isinstance(m, Conv2d | ConvTranspose2d)]
+    model.set_quantized(False)
+    float_means = _means(model, layers, batches, positions)
+    model.set_quantized(True)
+    try:
+        for layer in layers:
+            layer.bias.add_(float_means[layer] - _means(model, [layer], batches, positions)[layer])
+    finally:
+        model.set_quantized(False)
+
+
+def _means(
+    model: ScaleHyperprior,
+    layers: Sequence[nn.Module],
+    batches: Iterable[Tensor],
+    positions: Sequence[float],
+) -> dict[nn.Module, Tensor]:
+    """Average each layer's output channels over pictures, as saturated as they are in integers."""
+    sums: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+
+    def after(layer: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(layer, Quantizable)
+        low, high = (limit * 2.0**-layer.output_exponent for limit in RANGES[layer.dtype])
+        sums[layer].append(output.clamp(low, high).mean(dim=(0, 2, 3)))
+
+    _observe(model, batches, positions, after=after, layers=layers)
+    return {layer: torch.stack(means).mean(0) for layer, means in sums.items()}
 
 
 def _observe(
@@ -126,15 +175,15 @@ def _observe(
     positions: Sequence[float],
     before: Callable[..., None] | None = None,
     after: Callable[..., None] | None = None,
+    layers: Iterable[nn.Module] | None = None,
 ) -> None:
-    """Run the float network on pictures with hooks on every layer."""
+    """Run the network on pictures with hooks on `layers` (None: all)."""
     hooks = []
-    for layer in model.quantized_layers():
+    for layer in model.quantized_layers() if layers is None else layers:
         if before is not None:
             hooks.append(layer.register_forward_pre_hook(before))
         if after is not None:
             hooks.append(layer.register_forward_hook(after))
-    model.set_quantized(False)
     try:
         for x in batches:
             for position in positions:
@@ -159,10 +208,17 @@ def _weights(layer: nn.Module, inputs: bool) -> Tensor:
 
 
 def _balance(layer: nn.Module, activation_peak: Tensor) -> Tensor:
-    """Give the scale of each input channel that makes its two peaks equal; geometric mean 1."""
-    weight_peak = _weights(layer, inputs=True).abs().amax(dim=(1, 2, 3)).clamp_min(1e-9)
-    scale = torch.sqrt(weight_peak / activation_peak)
+    """Give the scale of each input channel that balances its two ranges; geometric mean 1."""
+    weights = _weights(layer, inputs=True).square().mean(dim=(1, 2, 3)).sqrt().clamp_min(1e-9)
+    scale = torch.sqrt(weights / activation_peak)
     return scale / scale.log().mean().exp()
+
+
+def _full(layer: nn.Module) -> Tensor:
+    """Give the factor nearest 1 of each output channel that puts its largest weight at 127."""
+    peak = _weights(layer, inputs=False).abs().amax(dim=(1, 2, 3)).clamp_min(1e-9)
+    steps = torch.log2(peak * (128 / 127))
+    return torch.exp2(steps.round() - steps)
 
 
 def _scale_outputs(layer: nn.Module, scale: Tensor) -> None:
@@ -184,8 +240,8 @@ def _through_gdn(layer: GDN, inner: Tensor, outer: Tensor) -> Tensor:
     beta, gamma = layer.effective()
     sign = -1 if layer.inverse else 1
     r = (inner / outer) ** (sign * layer.power)
-    lift = (BETA_FLOOR / (r * beta).min()).clamp_min(1) ** (sign / layer.power)
-    inner = inner * lift
+    lift = torch.log2((BETA_FLOOR / (r * beta).min()).clamp_min(1)) / layer.power
+    inner = inner * 2.0 ** (sign * lift.ceil())
     r = (inner / outer) ** (sign * layer.power)
     layer.set_effective(r * beta, r[:, None] * gamma / inner[None] ** layer.power)
     return inner
