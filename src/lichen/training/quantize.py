@@ -89,9 +89,9 @@ def equalise(
 
     Cross-layer equalisation (Nagel 2019, "Data-free quantization through weight equalization and
     bias correction", section 4.1) with measured ranges: a channel whose activations peak at X and
-    whose weights in the next layer have the root mean square W is scaled by sqrt(W / X), the next layer's weights by
-    the inverse. GDN passes such a scale on through its own parameters, and the latents through the
-    inverse rate gains. In float the network stays what it was.
+    whose weights in the next layer have the root mean square W is scaled by sqrt(W / X), those
+    weights by the inverse. GDN passes such a scale on through its own parameters, and the latents
+    through the inverse rate gains. In float the network stays what it was.
     """
     inputs: dict[nn.Module, Tensor] = {}
     outputs: dict[nn.Module, Tensor] = {}
