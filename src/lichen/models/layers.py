@@ -231,6 +231,14 @@ def input_limit(layer: Conv2d | ConvTranspose2d, input_exponent: int) -> int:
     return int(room.min().clamp(1, 32767))
 
 
+def held(x: Tensor, layer: Conv2d | ConvTranspose2d, exponent: int) -> Tensor:
+    """Hold an s16 tensor that `layer` reads to its `input_limit`, where quantised."""
+    if not layer.quantized:
+        return x
+    limit = input_limit(layer, exponent) * 2.0**-exponent
+    return x.clamp(-limit, limit)
+
+
 class Sum(Quantizable):
     """Add tensors that may differ in exponent; one rounding."""
 
@@ -296,12 +304,17 @@ class Stack(nn.Sequential):
         raise ValueError("a Stack needs a layer with an exponent")
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        wide = False  # s16 between layers; who calls the stack holds its input
         for layer in self:
             if isinstance(layer, nn.PixelShuffle | nn.PixelUnshuffle | nn.Identity):
                 x = layer(x)
-            else:
-                x = layer(x, input_exponent)
-                input_exponent = layer.output_exponent  # type: ignore[assignment]
+                continue
+            if wide and isinstance(layer, Conv2d | ConvTranspose2d):
+                assert input_exponent is not None
+                x = held(x, layer, input_exponent)
+            x = layer(x, input_exponent)
+            input_exponent = layer.output_exponent  # type: ignore[assignment]
+            wide = getattr(layer, "dtype", "") == "s16"
         return x
 
 

@@ -27,7 +27,6 @@ from lichen.models.layers import (
 POSITIONS = (0.0, 0.5, 1.0)  # quality positions that are looked at
 SAMPLES = 1 << 15  # values of a layer's output, per forward pass, that decide its exponent
 CHANNEL_SAMPLES = 1 << 12  # of each channel, that decide its scale
-ERROR_POWER = 3.0
 PEAK = 0.999  # quantile that stands for a channel's peak
 BETA_FLOOR = 1e-4  # least beta after rescaling, well above GDN's lower bound
 
@@ -39,8 +38,8 @@ def calibrate(
     """Choose every exponent that the design leaves open.
 
     batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). An 8-bit
-    layer takes the exponent whose rounding and saturation make the least error; a 16-bit layer the
-    finest that leaves one bit above the largest value seen.
+    layer takes the exponent whose rounding and saturation make the least squared error; a 16-bit
+    layer the finest that leaves one bit above the largest value seen.
     """
     samples: dict[Quantizable, list[Tensor]] = {}
     tops: dict[Quantizable, float] = {}
@@ -75,7 +74,7 @@ def calibrate(
             continue
         values = torch.cat(samples[layer])
         errors = {
-            e: float((fake_quantize(values, e, layer.dtype) - values).abs().pow(ERROR_POWER).mean())
+            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
             for e in range(coarsest, coarsest + 6)
         }
         layer.set_exponent(min(errors, key=errors.__getitem__))
