@@ -57,6 +57,7 @@ from lichen.models.student import (
     PIXEL_EXPONENT,
     Coded,
     full_precision,
+    interpolate,
 )
 
 SCALE_EXPONENT = 7  # h_s gives scales and means in 128ths of a quantisation step, up to 256 steps
@@ -205,13 +206,7 @@ class ScaleHyperprior(QuantizableModel):
 
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Give gain and inverse gain, each (B, M, 1, 1), for quality positions (B,) in 0..1."""
-        place = position * (ANCHORS - 1)
-        low = place.floor().clamp(0, ANCHORS - 2)
-        k = low.to(torch.int64)
-        fraction = (place - low).unsqueeze(1)
-        tables = (self.gain, self.inverse_gain)
-        first, second = (torch.lerp(table[k], table[k + 1], fraction) for table in tables)
-        return torch.exp(first)[:, :, None, None], torch.exp(second)[:, :, None, None]
+        return interpolate(self.gain, position), interpolate(self.inverse_gain, position)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""

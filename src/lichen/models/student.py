@@ -14,7 +14,7 @@ The linear path is a block transform that starts as the KLT (`training/warmstart
 exact 8-bit inputs and latents are s16, so nothing large ever squeezes through 8 bits. The branches
 are residual networks in 8 bits; they only add what a linear transform cannot do (adaptive
 analysis; deblocking and texture in the synthesis), so that their rounding costs little.
-docs/decisions/0002-linear-path.md has the reasons and the measurements.
+docs/decisions/0001-linear-path.md has the reasons and the measurements.
 
 Latents are coded in the gain domain: v = y * gain(quality), in quantisation steps with
 `LATENT_EXPONENT` fractional bits. One set of weights serves all rates: `gain` and
@@ -30,7 +30,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lichen.models.layers import Conv2d, Quantizable, Requantize, ResidualBlock, Stack, Sum
+from lichen.models.layers import (
+    Conv2d,
+    Quantizable,
+    QuantizableModel,
+    Requantize,
+    ResidualBlock,
+    Stack,
+    Sum,
+)
 from lichen.models.priors import (
     SCALE_LEVELS,
     EntropyBottleneck,
@@ -52,6 +60,18 @@ def quality_to_lambda(position: Tensor) -> Tensor:
     return LAMBDA_MIN * torch.exp(position * math.log(LAMBDA_MAX / LAMBDA_MIN))
 
 
+def interpolate(log_gain: Tensor, position: Tensor) -> Tensor:
+    """Give the gains (B, M, 1, 1) at quality positions (B,) in 0..1 from the anchors' logarithms.
+
+    log_gain: (ANCHORS, M), at positions evenly spaced over 0..1.
+    """
+    place = position * (ANCHORS - 1)
+    low = place.floor().clamp(0, ANCHORS - 2)
+    k = low.to(torch.int64)
+    between = torch.lerp(log_gain[k], log_gain[k + 1], (place - low).unsqueeze(1))
+    return torch.exp(between)[:, :, None, None]
+
+
 def full_precision(x: Tensor) -> torch.autocast:
     """Leave autocast: latents span more than the 8 significant bits of bfloat16."""
     return torch.autocast(x.device.type, enabled=False)
@@ -65,7 +85,7 @@ class Coded(NamedTuple):
     z_likelihood: Tensor
 
 
-class Student(nn.Module):
+class Student(QuantizableModel):
     """The student codec.
 
     Args:
@@ -152,15 +172,7 @@ class Student(nn.Module):
 
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Give gain and inverse gain, each (B, M, 1, 1), for quality positions (B,) in 0..1."""
-        place = position * (ANCHORS - 1)
-        low = place.floor().clamp(0, ANCHORS - 2)
-        fraction = (place - low).unsqueeze(1)
-        k = low.to(torch.int64)
-        both = []
-        for table in (self.gain, self.inverse_gain):
-            log_gain = torch.lerp(table[k], table[k + 1], fraction)
-            both.append(torch.exp(log_gain).unsqueeze(-1).unsqueeze(-1))
-        return both[0], both[1]
+        return interpolate(self.gain, position), interpolate(self.inverse_gain, position)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""
@@ -215,28 +227,9 @@ class Student(nn.Module):
             self.prior.likelihood(z),
         )
 
-    def quantized_layers(self) -> list[Quantizable]:
-        return [layer for layer in self.modules() if isinstance(layer, Quantizable)]
-
-    def set_quantized(self, quantized: bool) -> None:
-        """Compute in integers (carried by floats) or in float."""
-        for layer in self.quantized_layers():
-            layer.quantized = quantized
-
-    def calibrate_begin(self) -> None:
-        """Observe ranges during the forward passes that follow."""
-        for layer in self.quantized_layers():
-            layer.observing = True
-            layer.peak.zero_()
-
     def calibrate_end(self) -> None:
-        """Choose each exponent: the finest grid that holds what was observed."""
-        for layer in self.quantized_layers():
-            layer.observing = False
-            if not layer.fixed:
-                top = {"u8": 255, "s8": 127, "s16": 32767}[layer.dtype]
-                peak = max(float(layer.peak), 2.0**-20)
-                layer.set_exponent(min(20, math.floor(math.log2(top / peak))))
+        """Choose each exponent, then bring the terms of sums to grids that suit one another."""
+        super().calibrate_end()
         # A branch needs no finer grid than a few bits below the sum that it enters.
         for block in self.modules():
             if isinstance(block, ResidualBlock):
