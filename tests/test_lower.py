@@ -173,6 +173,42 @@ def test_gdn_is_exact_in_torch_and_near_its_float(power, inverse, exponent):
     assert 10 * math.log10(real.square().mean() / noise) > 50  # dB; 8-bit gamma sets the limit
 
 
+@pytest.mark.parametrize("power", [1, 2])
+@torch.no_grad()
+def test_gdn_of_many_channels_keeps_its_sums_in_31_bits(power):
+    e, channels = (20, 300) if power == 1 else (17, 250)
+    layer = GDN(channels, power=power, dtype="s16", exponent=e)
+    # nearly 255 / 256: as large as 8 bits make it, so that gamma must give up bits
+    layer.set_effective(torch.ones(channels), torch.full((channels, channels), 0.99))
+    builder = Builder()
+    builder.input("x", channels, "s16", 7)
+    builder.gdn("y", "x", layer)
+    program = builder.build("gdn", ["y"])  # which checks the bound
+    assert accumulator_bound(program.ops[0], 32768).max() > 0.35 * 2**31  # none too many
+    x = torch.randn(1, channels, 2, 2).mul(1000).round().clamp(-32768, 32767) * 2.0**-7
+    real = layer(x)
+    layer.quantized = True
+    y = run(program, {"x": integers(x, 7).astype(np.int16)})["y"]
+    assert np.array_equal(integers(layer(x, 7), e), y) and abs(y).max() < 32767
+    assert (layer(x, 7) - real).abs().max() < 0.02 * real.abs().max()
+
+
+@torch.no_grad()
+def test_corrected_biases_keep_the_mean():
+    model = tiny("relu")
+    x = as_tensor(picture())
+    for k in (0, 2, 4):
+        layer = model.g_a[k]
+        layer.set_exponent(layer.output_exponent - 3)  # coarse, so that rounding shifts the mean
+    real = model.analyse(x).mean(dim=(0, 2, 3))
+    errors = []
+    for _ in range(2):
+        model.set_quantized(True)
+        errors.append((model.analyse(x).mean(dim=(0, 2, 3)) - real).abs().mean())
+        correct_biases(model, [x])
+    assert errors[1] < 0.3 * errors[0]
+
+
 @pytest.mark.parametrize("means", [False, True])
 @torch.no_grad()
 def test_integers_cost_little(means):

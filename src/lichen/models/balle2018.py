@@ -96,8 +96,8 @@ class CentredConv2d(Conv2d):
 def scale_thresholds() -> Tensor:
     """Give the least integer scale (with SCALE_EXPONENT) of tables 1, 2, ..: int64 (T - 1,).
 
-    A scale takes the table that is nearest in ratio. (CompressAI takes the next larger one: the
-    same code length within 0.1 %, see docs.)
+    A scale takes the table that is nearest in ratio, which costs 0.06 % of the code length of true
+    Gaussians of 0.2 to 8 steps. (The next larger one, as CompressAI takes it, costs 0.23 %.)
     """
     scales = torch.tensor(scale_table(), dtype=torch.float64)
     return torch.ceil(torch.sqrt(scales[:-1] * scales[1:]) * 2**SCALE_EXPONENT).to(torch.int64)
