@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="models need the [train] extra")
 from torch.nn import functional as F  # noqa: E402
 
 from lichen.errors import ModelError  # noqa: E402
+from lichen.lower import lower_balle2018  # noqa: E402
 from lichen.models.balle2018 import (  # noqa: E402
     ScaleHyperprior,
     from_checkpoint,
@@ -360,6 +361,15 @@ def test_calibration_holds_what_was_seen():
         )
     assert 2**13 <= top < 2**14  # of s16: one bit is left for what calibration has not seen
     assert model.h_a[4].output_exponent == 0  # fixed by design
+
+
+def test_silent_layers_get_a_usable_range():
+    model = ScaleHyperprior(N, M, activation="relu")
+    with torch.no_grad():
+        model.g_a[6].weight.zero_()  # all latents are 0, and so is all that follows from them
+    calibrate(model, [smooth_picture()])
+    assert model.dequantized.output_exponent == 13
+    lower_balle2018(model, "x", {})  # which checks shifts and bounds
 
 
 def test_input_limit_is_the_largest_that_int32_holds():

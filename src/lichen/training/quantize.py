@@ -27,6 +27,7 @@ from lichen.models.layers import (
 POSITIONS = (0.0, 0.5, 1.0)  # quality positions that are looked at
 SAMPLES = 1 << 15  # values of a layer's output, per forward pass, that decide its exponent
 CHANNEL_SAMPLES = 1 << 12  # of each channel, that decide its scale
+MAX_EXPONENT = 20
 PEAK = 0.999  # quantile that stands for a channel's peak
 BETA_FLOOR = 1e-4  # least beta after rescaling, well above GDN's lower bound
 
@@ -68,14 +69,15 @@ def calibrate(
             del layer.finish
     for layer in free:
         high = RANGES[layer.dtype][1]
-        coarsest = math.floor(math.log2(high / max(tops[layer], 2.0**-20)))
+        # a layer that was silent may speak up on other pictures: a guess is better than 2**-20
+        coarsest = math.floor(math.log2(high / (tops[layer] or 1.0)))
         if layer.dtype == "s16":
-            layer.set_exponent(min(20, coarsest - 1))
+            layer.set_exponent(min(MAX_EXPONENT, coarsest - 1))
             continue
         values = torch.cat(samples[layer])
         errors = {
             e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
-            for e in range(coarsest, coarsest + 6)
+            for e in range(min(MAX_EXPONENT, coarsest), min(MAX_EXPONENT, coarsest + 5) + 1)
         }
         layer.set_exponent(min(errors, key=errors.__getitem__))
 
