@@ -18,7 +18,7 @@ from lichen.executors import Executor, best
 from lichen.model import ORDERS, POSITIONS, Model
 from lichen.picture import Picture, from_array, from_image, grey_of_rgb, to_image
 
-MAX_PIXELS = 16384 * 16384
+MAX_PIXELS = container.MAX_PIXELS
 DEFAULT_QUALITY = 50.0
 TARGET_TOLERANCE = 0.02  # a target size is met when the file is this much smaller at most
 

@@ -68,7 +68,7 @@ class Model:
         for name, table in (("gain", self.gain), ("inverse_gain", self.inverse_gain)):
             before, behind = (table[i].astype(np.int32) for i in (row, after))
             mixed = before * (ROW_STEP - part) + behind * part
-            vectors[name] = (mixed + ROW_STEP // 2) // ROW_STEP  # any fixed rule will do
+            vectors[name] = (mixed + ROW_STEP // 2) // ROW_STEP  # half up: docs/stream.md
         return vectors
 
     def to_bytes(self) -> bytes:
