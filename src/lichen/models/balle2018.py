@@ -25,7 +25,6 @@ p = (x + 1) / 2, in integers pixel - 128 + 128 as u8, so that padding is black h
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from lichen.errors import ModelError
+from lichen.models.checkpoint import (
+    check_fit,
+    from_unit_pixels,
+    is_foreign,
+    names_of,
+    own_values,
+    read_state,
+)
 from lichen.models.gdn import GDN
 from lichen.models.layers import (
     Conv2d,
@@ -265,64 +272,6 @@ class ScaleHyperprior(QuantizableModel):
         )
 
 
-# Tensors of CompressAI's files that follow from others, or that lichen makes its own way.
-IGNORED = (
-    "gaussian_conditional.",
-    "entropy_bottleneck._offset",
-    "entropy_bottleneck._quantized_cdf",
-    "entropy_bottleneck._cdf_length",
-    "entropy_bottleneck.target",
-    "entropy_bottleneck.likelihood_lower_bound.",
-)
-RENAMED = (  # spellings of the factorised prior's parameters in older and newer releases
-    ("entropy_bottleneck._matrices.", "entropy_bottleneck._matrix"),
-    ("entropy_bottleneck._biases.", "entropy_bottleneck._bias"),
-    ("entropy_bottleneck._factors.", "entropy_bottleneck._factor"),
-    ("entropy_bottleneck.matrices.", "entropy_bottleneck._matrix"),
-    ("entropy_bottleneck.biases.", "entropy_bottleneck._bias"),
-    ("entropy_bottleneck.factors.", "entropy_bottleneck._factor"),
-)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or a torch file of which only tensors are unpickled.
-
-    Raises ModelError; never runs code that a file contains.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"expected tensors in {path}, found something else ({type(error).__name__}: "
-            f"{str(error)[:200]}); give a state dict saved by safetensors or torch.save"
-        ) from error
-    except Exception as error:  # SafetensorError derives from Exception alone
-        raise ModelError(f"cannot read {path} as safetensors ({error})") from error
-    for name in ("state_dict", "model"):  # what training scripts wrap it in
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"expected a state dict (names and tensors) in {path}, found other types")
-    return state
-
-
-def _names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to this module's names and leave out what is not needed."""
-    found = {}
-    for name, value in state.items():
-        name = name.removeprefix("module.")  # DataParallel's
-        for old, new in RENAMED:
-            if name.startswith(old):
-                name = new + name.removeprefix(old)
-        if not name.startswith(IGNORED) and "_reparam." not in name:
-            found[name] = value
-    return found
-
-
 @torch.no_grad()
 def load_checkpoint(model: ScaleHyperprior, path_or_state: Path | str | dict[str, Tensor]) -> None:
     """Load CompressAI's weights, or ones that lichen has saved, into `model`.
@@ -333,42 +282,20 @@ def load_checkpoint(model: ScaleHyperprior, path_or_state: Path | str | dict[str
     """
     where = "the state dict" if isinstance(path_or_state, dict) else str(path_or_state)
     state = path_or_state if isinstance(path_or_state, dict) else read_state(Path(path_or_state))
-    state = _names(state)
-    own = model.state_dict()
-    foreign = not any(name.endswith(".exponent") for name in state)
-    optional = {"gain", "inverse_gain"} if foreign else set()
-    if foreign:
-        optional |= {name for name in own if name.endswith((".exponent", ".peak"))}
-    missing = sorted(own.keys() - state.keys() - optional)
-    unexpected = sorted(state.keys() - own.keys())
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
-        if own[name].shape != state[name].shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ModelError(
-            f"{where} does not fit {type(model).__name__}({model.arguments}): "
-            f"missing {missing}, unexpected {unexpected}, of another shape {misshapen}; give the "
-            "n, m, means and activation that it was trained with"
-        )
-    if foreign:
-        state = {name: state.get(name, torch.zeros_like(own[name])) for name in own} | {
-            # p = pixel / 256 goes in where they take pixel / 255; x' = (pixel - 128) / 128 out
-            "g_a.0.weight": state["g_a.0.weight"] * (256 / 255),
-            "g_s.6.weight": state["g_s.6.weight"] * (255 / 128),
-            "g_s.6.bias": state["g_s.6.bias"] * (255 / 128) - 1,
-        }
-        for name, layer in model.named_modules():
-            if isinstance(layer, Quantizable):
-                state[f"{name}.exponent"] = layer.exponent  # those of the design stay
-    model.load_state_dict(state)
+    state = names_of(state)
+    if not is_foreign(state):
+        check_fit(model, state, where)
+        model.load_state_dict(state)
+        return
+    own = own_values(model)
+    check_fit(model, state, where, own)
+    model.load_state_dict(own | from_unit_pixels(state, "g_a.0", "g_s.6"))
 
 
 def from_checkpoint(path_or_state: Path | str | dict[str, Tensor]) -> ScaleHyperprior:
     """Make the model whose weights these are and load them. Raises ModelError."""
     state = path_or_state if isinstance(path_or_state, dict) else read_state(Path(path_or_state))
-    names = _names(state)
+    names = names_of(state)
     try:
         n, m = len(names["g_a.0.weight"]), len(names["g_a.6.weight"])
         means = len(names["h_s.4.weight"]) == 2 * m

@@ -121,11 +121,12 @@ class GDN(Quantizable):
         return IntegerGDN(offsets.long(), integers.long(), square_shift, shift)
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
+        autocast = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             beta, gamma = self.effective()
             operand = x.square() if self.power == 2 else x.abs()
-            n = F.conv2d(operand, gamma[:, :, None, None], beta)
+            n = self._norm(operand, gamma, beta, autocast and not self.quantized)
             if self.power == 2:
                 y = x * (n.sqrt() if self.inverse else n.rsqrt())
             else:
@@ -136,6 +137,15 @@ class GDN(Quantizable):
             low, high = (limit * 2.0**-self.output_exponent for limit in RANGES[self.dtype])
             y = y.clamp(low, high)  # no gradient where the integers saturate
             return y + (self._exact(x.detach(), input_exponent) - y).detach()
+
+    @staticmethod
+    def _norm(operand: Tensor, gamma: Tensor, beta: Tensor, bfloat16: bool) -> Tensor:
+        """beta + gamma * operand; in training the products may be of bfloat16, the sum is not."""
+        if not bfloat16:
+            return F.conv2d(operand, gamma[:, :, None, None], beta)
+        low = torch.bfloat16
+        n = F.conv2d(operand.to(low), gamma[:, :, None, None].to(low)).float()
+        return n + beta.reshape(1, -1, 1, 1)
 
     @torch.no_grad()
     def _exact(self, x: Tensor, input_exponent: int) -> Tensor:

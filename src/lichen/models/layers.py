@@ -12,6 +12,7 @@ a power of two, exact in float32 while accumulators stay below 2**24.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -320,6 +321,9 @@ class Stack(nn.Sequential):
 
 class QuantizableModel(nn.Module):
     """A model of such layers: computes in float or in integers, and can be calibrated."""
+
+    arguments: dict[str, Any]  # what it was made with, by name; JSON can hold it
+    REDUCTION: int  # pictures are padded to a multiple of this
 
     def quantized_layers(self) -> list[Quantizable]:
         return [layer for layer in self.modules() if isinstance(layer, Quantizable)]
