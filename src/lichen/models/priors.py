@@ -12,6 +12,7 @@ from torch.nn import functional as F
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 LIKELIHOOD_MIN = 1e-9
+QUANTILE_TAIL = 1e-9  # probability outside the first and the last quantile
 
 
 def scale_table() -> list[float]:
@@ -46,10 +47,8 @@ class EntropyBottleneck(nn.Module):
         super().__init__()
         self.channels, self.filters = channels, filters
         sizes = (1, *filters, 1)
-        scale = init_scale ** (1 / (len(filters) + 1))
         for i in range(len(filters) + 1):
-            init = math.log(math.expm1(1 / scale / sizes[i + 1]))
-            matrix = torch.full((channels, sizes[i + 1], sizes[i]), init)
+            matrix = torch.empty(channels, sizes[i + 1], sizes[i])
             self.register_parameter(f"_matrix{i}", nn.Parameter(matrix))
             bias = torch.empty(channels, sizes[i + 1], 1).uniform_(-0.5, 0.5)
             self.register_parameter(f"_bias{i}", nn.Parameter(bias))
@@ -58,25 +57,60 @@ class EntropyBottleneck(nn.Module):
                 self.register_parameter(f"_factor{i}", nn.Parameter(factor))
         quantiles = torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1)
         self.quantiles = nn.Parameter(quantiles)
+        self.reset(torch.full((channels,), init_scale))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Give the logits of the cumulative distribution; x and result are (channels, 1, n)."""
-        for i in range(len(self.filters) + 1):
-            x = torch.matmul(F.softplus(getattr(self, f"_matrix{i}")), x)
-            x = x + getattr(self, f"_bias{i}")
+    @torch.no_grad()
+    def reset(self, scale: Tensor) -> None:
+        """Begin anew with about logistic distributions around 0 of these scales (channels,)."""
+        layers = len(self.filters) + 1
+        for i, outputs in enumerate((*self.filters, 1)):
+            slope = scale.to(torch.float64) ** (-1 / layers) / outputs
+            matrix, init = getattr(self, f"_matrix{i}"), torch.log(torch.expm1(slope))
+            matrix.copy_(init[:, None, None].expand_as(matrix))
             if i < len(self.filters):
-                x = x + torch.tanh(getattr(self, f"_factor{i}")) * torch.tanh(x)
+                getattr(self, f"_factor{i}").zero_()
+
+    def logits(self, x: Tensor, constant: bool = False) -> Tensor:
+        """Give the logits of the cumulative distribution; x and result are (channels, 1, n).
+
+        constant: no gradient reaches the parameters.
+        """
+
+        def value(name: str) -> Tensor:
+            parameter: Tensor = getattr(self, name)
+            return parameter.detach() if constant else parameter
+
+        for i in range(len(self.filters) + 1):
+            x = torch.matmul(F.softplus(value(f"_matrix{i}")), x)
+            x = x + value(f"_bias{i}")
+            if i < len(self.filters):
+                x = x + torch.tanh(value(f"_factor{i}")) * torch.tanh(x)
         return x
 
-    def likelihood(self, x: Tensor) -> Tensor:
-        """Probability of the unit bin around x (B, C, H, W)."""
-        flat = x.transpose(0, 1).reshape(self.channels, 1, -1).float()
-        lower, upper = self.logits(flat - 0.5), self.logits(flat + 0.5)
+    def auxiliary_loss(self) -> Tensor:
+        """Sum of |logits(quantiles) - (-t, 0, t)|, t = log(2 / QUANTILE_TAIL - 1): a scalar.
+
+        Its gradient reaches the quantiles only. The second one is the median, about which z is
+        rounded, and must follow the distribution (CompressAI's `EntropyBottleneck.loss`).
+        """
+        top = math.log(2 / QUANTILE_TAIL - 1)
+        wanted = self.quantiles.new_tensor([-top, 0.0, top])
+        return (self.logits(self.quantiles, constant=True) - wanted).abs().sum()
+
+    def likelihood(self, x: Tensor, half: Tensor | None = None) -> Tensor:
+        """Probability of the bin around x (B, C, H, W), one wide or twice `half` (B, C, 1, 1)."""
+        bins = 0.5 if half is None else self._by_channel(half.expand_as(x))
+        flat = self._by_channel(x)
+        lower, upper = self.logits(flat - bins), self.logits(flat + bins)
         sign = -torch.sign(lower + upper).detach()  # keep away from saturated sigmoids
         p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
         p = p.clamp_min(LIKELIHOOD_MIN)
         shape = (self.channels, x.shape[0], *x.shape[2:])
         return p.reshape(shape).transpose(0, 1)
+
+    def _by_channel(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (C, 1, B * H * W), as `logits` takes it."""
+        return x.transpose(0, 1).reshape(self.channels, 1, -1).float()
 
     def medians(self) -> Tensor:
         """Medians (1, C, 1, 1), the offsets of CompressAI's rounding."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from lichen.errors import LichenError
+from lichen.training.seeds import derived
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+NAMED = 8  # pictures that a note names; it counts the others
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -40,7 +45,9 @@ def _at_scales(path: Path, scales: tuple[float, ...], crop: int) -> list[np.ndar
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except OSError:
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's readers raise nearly anything on damaged files
         return None
     arrays = []
     for scale in scales:
@@ -51,11 +58,18 @@ def _at_scales(path: Path, scales: tuple[float, ...], crop: int) -> list[np.ndar
     return arrays
 
 
+def _named(paths: list[Path], what: str) -> str:
+    names = ", ".join(path.name for path in paths[:NAMED])
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return f"{len(paths)} {what} ({names}{more})"
+
+
 class Photographs:
     """All training pictures in memory as uint8 (3, H, W), each also at smaller scales.
 
     `batch` gives random crops with flips and rotations. Smaller scales (Lanczos) make a small set
-    of photographs last longer and sharpen soft ones.
+    of photographs last longer and sharpen soft ones. Pictures that cannot be read or are smaller
+    than a crop are left out, with a warning that names and counts them.
     """
 
     def __init__(
@@ -66,30 +80,50 @@ class Photographs:
         scales: tuple[float, ...] = (1.0, 0.7, 0.5),
         seed: int = 0,
     ) -> None:
-        self.crop, self.device = crop, device
-        self.random = random.Random(seed)
+        self.crop, self.device, self.seed, self.drawn = crop, device, seed, 0
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             loaded = list(pool.map(lambda path: _at_scales(path, scales, crop), paths))
-        skipped = sum(arrays is None for arrays in loaded)
         self.pictures = [
             torch.from_numpy(array).to(device) for arrays in loaded for array in arrays or ()
         ]
+        unread = [path for path, arrays in zip(paths, loaded) if arrays is None]
+        small = [path for path, arrays in zip(paths, loaded) if arrays == []]
+        left_out = [_named(unread, "unreadable")] if unread else []
+        left_out += [_named(small, f"smaller than {crop}x{crop}")] if small else []
         if not self.pictures:
             raise LichenError(
                 f"expected pictures of at least {crop}x{crop} pixels, found none among "
-                f"{len(paths)} files ({skipped} unreadable); use a smaller --crop"
+                f"{len(paths)} files: {', '.join(left_out)}; use a smaller --crop or other pictures"
+            )
+        if left_out:
+            count = len(unread) + len(small)
+            warnings.warn(
+                f"{count} of {len(paths)} pictures left out: {', '.join(left_out)}", stacklevel=2
             )
         # Large pictures hold more crops: choose in proportion to area.
-        self.weights = [float(p.shape[1] * p.shape[2]) for p in self.pictures]
+        areas = [float(p.shape[1] * p.shape[2]) for p in self.pictures]
+        self.cumulative_areas = list(itertools.accumulate(areas))
 
-    def batch(self, size: int) -> Tensor:
-        """Give `size` crops as float32 (size, 3, crop, crop), pixels minus 128 over 128."""
-        crops = []
-        for picture in self.random.choices(self.pictures, self.weights, k=size):
-            top = self.random.randint(0, picture.shape[1] - self.crop)
-            left = self.random.randint(0, picture.shape[2] - self.crop)
-            crop = picture[:, top : top + self.crop, left : left + self.crop]
-            if self.random.random() < 0.5:
-                crop = crop.flip(2)
-            crops.append(torch.rot90(crop, self.random.randrange(4), (1, 2)))
+    def batch(self, count: int, step: int | None = None, first: int = 0) -> Tensor:
+        """Give `count` crops as float32 (count, 3, crop, crop), pixels minus 128 over 128.
+
+        step, first: these crops are samples first, first + 1, .. of that step, always the same for
+        the seed. Without a step they are the next ones of a sequence of its own.
+        """
+        if step is None:
+            place, first = "drawn", self.drawn
+            self.drawn += count
+        else:
+            place = f"step {step}"
+        samples: Iterable[int] = range(first, first + count)
+        crops = [self._crop(random.Random(derived(self.seed, place, k))) for k in samples]
         return (torch.stack(crops).float() - 128.0) / 128.0
+
+    def _crop(self, rng: random.Random) -> Tensor:
+        picture = rng.choices(self.pictures, cum_weights=self.cumulative_areas)[0]
+        top = rng.randint(0, picture.shape[1] - self.crop)
+        left = rng.randint(0, picture.shape[2] - self.crop)
+        crop = picture[:, top : top + self.crop, left : left + self.crop]
+        if rng.random() < 0.5:
+            crop = crop.flip(2)
+        return torch.rot90(crop, rng.randrange(4), (1, 2))

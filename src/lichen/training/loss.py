@@ -1,4 +1,4 @@
-"""Rate-distortion loss: lambda * distortion + bits per pixel, balanced over all rates."""
+"""Rate-distortion loss: lambda * distortion + bits per pixel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lichen.models.student import LAMBDA_MAX, LAMBDA_MIN, Coded, quality_to_lambda
+from lichen.models.student import LAMBDA_MAX, LAMBDA_MIN, Coded
 
 # MS-SSIM distortion is 1 - MS-SSIM; this factor puts it at the slope of MSE in mid range
 # (CompressAI's pairs 0.0130 and 8.73 per 255**2 units give 8.73 / 0.0130).
@@ -24,17 +24,26 @@ def mse_255(x_hat: Tensor, x: Tensor) -> Tensor:
     return ((x_hat.float() - x) * 128.0).square().flatten(1).mean(1)
 
 
-def rate_distortion(coded: Coded, x: Tensor, position: Tensor, metric: str) -> dict[str, Tensor]:
-    """Give loss, bpp and mse (each a scalar mean) of a batch coded at quality positions (B,).
+def balance(weight: Tensor) -> Tensor:
+    """Give the factors (B,) of the losses at lambdas (B,) where one batch has many rates.
 
     A picture's loss falls with its rate by a factor of about ten over the range; without balance
     the high rates would decide everything, while BD-rate weighs all rates alike. Each term is
     divided by a power of lambda that follows the typical loss.
     """
+    return (weight / math.sqrt(LAMBDA_MIN * LAMBDA_MAX)) ** -0.4
+
+
+def rate_distortion(
+    coded: Coded, x: Tensor, weight: Tensor, metric: str, factor: Tensor | float = 1.0
+) -> dict[str, Tensor]:
+    """Give loss, bpp and mse (each a scalar mean) of a batch coded for the lambdas `weight` (B,).
+
+    loss: the mean of factor * (lambda * distortion + bpp); factor: (B,), as `balance` gives it.
+    """
     pixels = x.shape[2] * x.shape[3]
     bpp = bits_per_pixel(coded.y_likelihood, pixels) + bits_per_pixel(coded.z_likelihood, pixels)
     mse = mse_255(coded.x_hat, x)
-    weight = quality_to_lambda(position)
     if metric == "mse":
         distortion = mse
     elif metric == "ms-ssim":
@@ -46,6 +55,5 @@ def rate_distortion(coded: Coded, x: Tensor, position: Tensor, metric: str) -> d
         distortion = MS_SSIM_FACTOR * (1 - similarity)
     else:
         raise ValueError(f"metric must be 'mse' or 'ms-ssim', not {metric!r}")
-    balance = (weight / math.sqrt(LAMBDA_MIN * LAMBDA_MAX)) ** -0.4
-    loss = (balance * (weight * distortion + bpp)).mean()
+    loss = (factor * (weight * distortion + bpp)).mean()
     return {"loss": loss, "bpp": bpp.mean(), "mse": mse.mean()}

@@ -1,276 +1,376 @@
-"""Train a model for all rates: float first, then in integers; resumable at any moment.
+"""Train any model of the catalogue: float first, then in integers; resumable at any moment.
 
-The same loop serves a CPU and a GPU (`scripts/train-gpu`). A run lives in one folder:
-
-    config.json        the recipe
-    checkpoint.pt      everything needed to go on (written to a temporary name, then renamed)
-    weights.safetensors  averaged (EMA) weights, what evaluation and lowering read
-    log.csv            one line per `log_every` steps
+The same loop serves one CPU, one GPU and several processes. With one seed, one machine and one
+number of threads a run gives the same losses to the last bit, stopped and resumed or not: whatever
+is random in a step follows from the seed and the step (`training/seeds.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
-import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lichen.errors import LichenError
-from lichen.models.student import Coded, Student
+from lichen.errors import LichenError, ModelError
+from lichen.models import catalogue
+from lichen.models.layers import QuantizableModel
+from lichen.models.priors import EntropyBottleneck
+from lichen.models.student import Coded, Student, quality_to_lambda
+from lichen.training import quantize, run
+from lichen.training import recipe as recipes
 from lichen.training.data import Photographs
-from lichen.training.loss import rate_distortion
+from lichen.training.loss import balance, rate_distortion
+from lichen.training.processes import Processes, Signals
+from lichen.training.recipe import Recipe
+from lichen.training.seeds import SampleNoise, derived, positions
 
-LOG_FIELDS = ["step", "seconds", "loss", "bpp", "mse", "psnr", "learning_rate", "quantized"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the result of a run."""
-
-    width: int = 64
-    encoder_blocks: tuple[int, int] = (4, 1)
-    decoder_blocks: tuple[int, int] = (3, 1)
-    metric: str = "mse"
-    steps: int = 20000
-    quantized_steps: int = 4000  # at the end of `steps`, in integers
-    batch: int = 8
-    crop: int = 256
-    learning_rate: float = 6e-4
-    warmup_steps: int = 500
-    ema: float = 0.998
-    gradient_clip: float = 1.0
-    seed: int = 0
-    bfloat16: bool = True
-
-    def model(self) -> Student:
-        return Student(self.width, self.encoder_blocks, self.decoder_blocks)
+FLOOR = 0.02  # of the learning rate, where a cosine ends
+LINEAR_FACTOR = 0.15  # the student's warm-started linear paths are nearly right: smaller steps
+QUANTIZED_WARMUP = 20  # steps of linear warm-up where the optimiser starts anew
+PLATEAU = 0.999  # a mean loss above this times the best one so far halves the learning rate
+CALIBRATION_BATCHES = 8
 
 
-def save_tensors(state: dict[str, Tensor], path: Path, half: bool = False) -> None:
-    """Write tensors as safetensors under a temporary name, then rename."""
-    from safetensors.torch import save_file
-
-    temporary = path.with_suffix(".part")
-    cast = {
-        k: v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype)
-        for k, v in state.items()
-    }
-    save_file({k: v.contiguous() for k, v in cast.items()}, temporary)
-    os.replace(temporary, path)
-
-
-def load_tensors(model: nn.Module, path: Path) -> None:
-    """Load safetensors into `model`; an error names what is missing or unexpected."""
-    from safetensors.torch import load_file
-
-    state = load_file(path)
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if missing or extra or wrong:
-        raise LichenError(
-            f"{path} does not hold this model: missing {missing[:5]}, unexpected {extra[:5]}, "
-            f"of another shape {wrong[:5]}; give the width and blocks that it was trained with"
+def new_model(recipe: Recipe) -> QuantizableModel:
+    """Make the recipe's model with fresh weights. Raises ModelError for what does not exist."""
+    try:
+        model = catalogue.build(recipe.model, recipe.arguments)
+    except ValueError as error:
+        raise ModelError(f"{recipe.model} cannot be made so: {error}") from error
+    if recipe.crop % model.REDUCTION:
+        raise ModelError(
+            f"{recipe.model} codes multiples of {model.REDUCTION} pixels, not crops of "
+            f"{recipe.crop}; give --crop {-(-recipe.crop // model.REDUCTION) * model.REDUCTION}"
         )
-    model.load_state_dict(state)
+    if recipe.quantized_steps and not model.quantized_layers():
+        raise ModelError(f"{recipe.model} runs in float; give --quantized-steps 0")
+    return model
 
 
 class Trainer:
     """The state of a run and the steps that change it."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, device: torch.device, processes: Processes | None = None
+    ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.folder, self.device = recipe, folder, device
-        self.model = recipe.model().to(device, memory_format=torch.channels_last)
-        self.reset_average()
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.999)
-        )
+        self.device, self.processes = device, processes or Processes()
+        self.share = self.processes.share(recipe.batch)
+        self.model = new_model(recipe).to(device, memory_format=torch.channels_last)
+        self.recipe = dataclasses.replace(recipe, arguments=self.model.arguments)
+        quantiles = [m.quantiles for m in self.model.modules() if isinstance(m, EntropyBottleneck)]
         self.forward: Callable[[Tensor, Tensor], Coded] = self.model
-        self.step, self.seconds = 0, 0.0
-        self.quantized = False
-        self.sums: dict[str, float] = {}
-        self.logged = 0
+        self.compiled = False
+        if self.processes.size > 1:
+            for parameter in quantiles:  # the loss does not reach them: not DDP's business
+                parameter.requires_grad_(False)
+            self.forward = nn.parallel.DistributedDataParallel(self.model)
+            for parameter in quantiles:
+                parameter.requires_grad_(True)
+        self.auxiliary = torch.optim.Adam(quantiles, lr=recipe.auxiliary_learning_rate)
+        self.step, self.seconds, self.quantized = 0, 0.0, False
+        self.sums: dict[str, float] = {}  # of the losses since the last line of the log
+        # plateau: the factor of the learning rate, the best mean loss, the sum for the next mean
+        self.plateau = {"factor": 1.0, "best": math.inf, "sum": 0.0}
+        self.new_optimizer()
+        self.reset_average()
 
-    def _groups(self) -> list[dict]:  # type: ignore[type-arg]
-        """The warm-started linear paths are nearly right: they take smaller steps."""
+    def compile(self) -> None:
+        """Have torch compile the forward pass. Noise is then drawn per process, not per sample."""
+        self.forward = torch.compile(self.forward, dynamic=False)
+        self.compiled = True
+
+    def new_optimizer(self) -> None:
         slow, fast = [], []
         for name, parameter in self.model.named_parameters():
-            if name == "prior.quantiles":
-                continue
-            (slow if "linear" in name else fast).append(parameter)
-        return [
-            {"params": fast, "weight_decay": 0.0, "factor": 1.0},
-            {"params": slow, "weight_decay": 0.0, "factor": 0.15},
-        ]
+            if not name.endswith("quantiles"):
+                linear = isinstance(self.model, Student) and "linear" in name
+                (slow if linear else fast).append(parameter)
+        groups = [{"params": fast, "factor": 1.0}, {"params": slow, "factor": LINEAR_FACTOR}]
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+        )
 
     def reset_average(self) -> None:
         """Begin averaging anew, after the model's weights were set from elsewhere."""
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.averaged = 0
 
-    def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to 2 % over the whole run."""
+    @property
+    def float_steps(self) -> int:
+        return self.recipe.steps - self.recipe.quantized_steps
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then the schedule; the steps in integers have one of their own."""
         r = self.recipe
-        if self.step < r.warmup_steps:
-            return r.learning_rate * (self.step + 1) / r.warmup_steps
-        part = (self.step - r.warmup_steps) / max(1, r.steps - r.warmup_steps)
-        return r.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+        peak, begin, end, warmup = r.learning_rate, 0, r.steps, r.warmup_steps
+        if r.quantized_steps and r.quantized_learning_rate:
+            end = self.float_steps
+            if step >= end:
+                peak, begin, end = r.quantized_learning_rate, end, r.steps
+                warmup = min(warmup, QUANTIZED_WARMUP)
+        if step - begin < warmup:
+            return peak * (step - begin + 1) / warmup
+        if r.schedule == "plateau":
+            return peak * self.plateau["factor"]
+        part = (step - begin - warmup) / max(1, end - begin - warmup)
+        return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
 
-    @torch.no_grad()
-    def calibrate(self, data: Photographs, batches: int = 8) -> None:
-        """Choose exponents from the ranges that training pictures give at all rates."""
-        self.model.calibrate_begin()
-        for _ in range(batches):
-            x = data.batch(self.recipe.batch).to(memory_format=torch.channels_last)
-            self.model(x, torch.linspace(0, 1, len(x), device=self.device), noise=False)
-        self.model.calibrate_end()
+    def enter_integers(self, data: Photographs) -> None:
+        """Choose exponents from training pictures, and compute in integers from now on."""
+        r, restart = self.recipe, self.recipe.quantized_learning_rate > 0
+        if restart:
+            self.model.load_state_dict(self.average)
+        batches = calibration_batches(data, r)
+        quantize.fit(self.model, batches, rescale=restart, correct=False)
+        self.quantized = True
+        self.model.set_quantized(True)
+        if restart:
+            self.new_optimizer()
+            self.reset_average()
+            self.plateau.update(factor=1.0, best=math.inf, sum=0.0)
         for name, value in self.model.state_dict().items():
             if name.endswith(("exponent", "peak")):
                 self.average[name].copy_(value)
 
-    def train_step(self, x: Tensor) -> None:
+    def train_step(self, data: Photographs) -> None:
+        """Do one step. Raises FloatingPointError, with nothing changed, for infinite gradients."""
         r = self.recipe
-        rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        # stratified qualities: every batch sees the whole range
-        position = (torch.arange(len(x)) + torch.rand(len(x))) / len(x)
-        position = position[torch.randperm(len(x))].to(self.device)
-        amp = r.bfloat16 and not self.quantized
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
-            coded = self.forward(x, position)
-        terms = rate_distortion(coded, x, position, r.metric)
+            group["lr"] = self.learning_rate(self.step) * group["factor"]
+        terms = self._loss(data)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), r.gradient_clip)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"gradient is not finite at step {self.step}")
+        if r.one_lambda is not None:
+            self._tie_gains()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, r.gradient_clip)
+        *values, norm_value = torch.stack([*terms.values(), norm]).detach().double().tolist()
+        losses = dict(zip(terms, self.processes.mean(values)))
+        if not math.isfinite(norm_value) or not math.isfinite(losses["loss"]):
+            raise FloatingPointError(
+                f"at step {self.step} the loss is {losses['loss']:.4g} and the norm of its "
+                f"gradient {norm_value:.4g}"
+            )
         self.optimizer.step()
-        decay = min(r.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                self.average[name].lerp_(value, 1 - decay)
+        self._auxiliary_step()
+        self._update_average()
         self.step += 1
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self._watch_plateau(losses["loss"])
 
-    def save(self) -> None:
-        """Write the checkpoint and the averaged weights."""
+    def _loss(self, data: Photographs) -> dict[str, Tensor]:
+        r, first = self.recipe, self.processes.rank * self.share
+        x = data.batch(self.share, self.step, first).to(memory_format=torch.channels_last)
+        if r.one_lambda is None:
+            everyone = positions(r.batch, r.seed, self.step)
+            position = everyone[first : first + self.share].to(self.device)
+            weight = quality_to_lambda(position)
+            factor: Tensor | float = balance(weight)
+        else:
+            position = torch.full((self.share,), 0.5, device=self.device)
+            weight, factor = torch.full_like(position, r.one_lambda), 1.0
+        torch.manual_seed(derived(r.seed, "other", self.step, self.processes.rank))
+        noise = (
+            contextlib.nullcontext()
+            if self.compiled
+            else SampleNoise(r.seed, self.step, first, self.device)
+        )
+        amp = r.bfloat16 and not self.quantized
+        with noise, torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
+            coded = self.forward(x, position)
+        return rate_distortion(coded, x, weight, r.metric, factor)
+
+    def _tie_gains(self) -> None:
+        """Let the gains of all qualities learn alike: at one rate they are one and the same."""
+        for parameter in (self.model.gain, self.model.inverse_gain):
+            if parameter.grad is not None:  # type: ignore[union-attr]
+                parameter.grad = parameter.grad.mean(0, keepdim=True).expand_as(parameter).clone()
+
+    def _auxiliary_step(self) -> None:
+        self.auxiliary.zero_grad(set_to_none=True)
+        for prior in self.model.modules():
+            if isinstance(prior, EntropyBottleneck):
+                prior.auxiliary_loss().backward()
+        self.auxiliary.step()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.averaged) / (10 + self.averaged))
+        for name, value in self.model.named_parameters():
+            if name.endswith("quantiles"):  # they follow the prior: no use in lagging behind
+                self.average[name].copy_(value)
+            else:
+                self.average[name].lerp_(value, 1 - decay)
+        self.averaged += 1
+
+    def _watch_plateau(self, loss: float) -> None:
+        state, window = self.plateau, self.recipe.plateau_steps
+        state["sum"] += loss
+        begun = self.float_steps if self.quantized and self.recipe.quantized_learning_rate else 0
+        if (self.step - begun) % window == 0:
+            mean, state["sum"] = state["sum"] / window, 0.0
+            if mean > PLATEAU * state["best"]:
+                state["factor"] *= 0.5
+            state["best"] = min(state["best"], mean)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the averaged weights. Raises OSError; the old ones stay."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "quantized": self.quantized,
             "model": self.model.state_dict(),
             "average": self.average,
+            "averaged": self.averaged,
             "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "sums": self.sums,
+            "plateau": self.plateau,
         }
-        path = self.folder / "checkpoint.pt"
-        torch.save(state, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
-        save_tensors(self.average, self.folder / "weights.safetensors")
+        run.save_checkpoint(state, folder)
+        run.save_tensors(self.average, folder / run.WEIGHTS, facts=self.facts())
 
-    def resume(self) -> bool:
+    def facts(self) -> dict[str, str]:
+        """What a file of averaged weights says about itself."""
+        return {"step": str(self.step), "quantized": str(int(self.quantized))}
+
+    def resume(self, folder: Path) -> bool:
         """Go on from the folder's checkpoint, if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        state: dict[str, Any] | None = run.load_checkpoint(folder, self.device)
+        if state is None:
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.average = state["average"]
+        self.average, self.averaged = state["average"], state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.sums, self.plateau = state["sums"], state["plateau"]
         self.quantized = state["quantized"]
         self.model.set_quantized(self.quantized)
-        torch.set_rng_state(state["random"].cpu())
         return True
+
+
+def load_run(folder: Path) -> tuple[Recipe, QuantizableModel, dict[str, str]]:
+    """Give the recipe of a run, or of a folder of recipes/, its model with averaged weights, facts.
+
+    The facts are those of `Trainer.facts`. Raises LichenError, OSError.
+    """
+    paths = [folder / name for name in (run.CONFIG, "recipe.toml")]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise LichenError(
+            f"expected the folder of a run, found no {run.CONFIG} in {folder}; `lichen train` "
+            "makes one"
+        )
+    made = recipes.read(found[0])
+    model = new_model(made)
+    facts = run.load_tensors(model, folder / run.WEIGHTS)
+    planned = {"step": str(made.steps), "quantized": str(int(made.quantized_steps > 0))}
+    return made, model.eval(), planned | facts
+
+
+def calibration_batches(data: Photographs, recipe: Recipe) -> list[Tensor]:
+    """Give the batches that exponents are chosen by; all processes of a run take the same."""
+    # Steps count from 0, so that these crops are others than those that are trained on.
+    return [
+        data.batch(min(8, recipe.batch), -1 - k).to(memory_format=torch.channels_last)
+        for k in range(CALIBRATION_BATCHES)
+    ]
 
 
 def train(
     trainer: Trainer,
     data: Photographs,
+    folder: Path,
     *,
     time_limit_s: float = math.inf,
     save_every_s: float = 60.0,
-    log_every: int = 50,
     saved: Callable[[Path], None] | None = None,
-) -> bool:
-    """Run until the recipe's last step or the time limit; True when the recipe is complete.
+    report: Callable[[str], None] | None = None,
+) -> int:
+    """Run to the recipe's last step, the time limit, Ctrl-C or SIGTERM; save in each case.
 
-    Ctrl-C saves and raises KeyboardInterrupt again. A gradient that is not finite stops the run
-    with the last good checkpoint on disk. `saved` is called with the folder after each save.
+    Gives the number of the signal that ended it, or 0; `trainer.step` tells how far it came.
+    `saved` is called with the folder after each save, `report` with a line of progress. Raises
+    LichenError where the loss or its gradient is not finite, OSError where a file cannot be
+    written; the last checkpoint that was written stays.
     """
-    r, folder = trainer.recipe, trainer.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(r), indent=1) + "\n")
-    log_path = folder / "log.csv"
-    fresh = not log_path.exists()
+    r, writes = trainer.recipe, trainer.processes.first
     start = last_save = time.monotonic()
+    begun = trainer.step
 
     def save() -> None:
-        trainer.save()
-        if saved is not None:
-            saved(folder)
+        if writes:
+            trainer.save(folder)
+            if saved is not None:
+                saved(folder)
 
-    data.random.seed(r.seed * 1_000_003 + trainer.step)
-    with log_path.open("a", newline="") as file:
-        log = csv.DictWriter(file, LOG_FIELDS)
-        if fresh:
-            log.writeheader()
-        try:
-            while trainer.step < r.steps and time.monotonic() - start < time_limit_s:
-                if not trainer.quantized and trainer.step >= r.steps - r.quantized_steps:
-                    trainer.calibrate(data)
-                    trainer.quantized = True
-                    trainer.model.set_quantized(True)
-                began = time.monotonic()
-                trainer.train_step(data.batch(r.batch).to(memory_format=torch.channels_last))
-                trainer.seconds += time.monotonic() - began
-                if trainer.step % log_every == 0:
-                    _report(trainer, log, log_every)
-                    file.flush()
-                if time.monotonic() - last_save > save_every_s:
-                    save()
-                    last_save = time.monotonic()
-        except KeyboardInterrupt:
-            save()
-            raise
-        except FloatingPointError as error:
-            raise LichenError(
-                f"training stopped: {error}; the last good checkpoint is in {folder}; "
-                "resume with a smaller learning rate"
-            ) from error
-    save()
-    return trainer.step >= r.steps
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        with run.whole_file(folder / run.CONFIG) as temporary:
+            temporary.write_text(r.to_json())
+        run.begin_log(folder, trainer.step)
+    with Signals() as signals:
+        while trainer.step < r.steps:
+            over = time.monotonic() - start >= time_limit_s
+            if trainer.processes.any(over or signals.number > 0):
+                break
+            began = time.monotonic()
+            if not trainer.quantized and r.quantized_steps and trainer.step >= trainer.float_steps:
+                trainer.enter_integers(data)
+            try:
+                trainer.train_step(data)
+            except FloatingPointError as error:
+                rate = f"learning rate than {trainer.learning_rate(trainer.step):.2g}"
+                raise LichenError(
+                    f"training stopped: {error}; the last good checkpoint is kept in {folder}: go "
+                    f"on from it with a smaller {rate}, or another --seed"
+                ) from error
+            trainer.seconds += time.monotonic() - began
+            if trainer.step % r.log_every == 0:
+                pace = (time.monotonic() - start) / (trainer.step - begun)
+                _log(trainer, folder, pace, report if writes else None)
+            if time.monotonic() - last_save > save_every_s:
+                save()
+                last_save = time.monotonic()
+        save()
+    return signals.number
 
 
-def _report(trainer: Trainer, log: csv.DictWriter, count: int) -> None:  # type: ignore[type-arg]
-    mean = {name: value / count for name, value in trainer.sums.items()}
+def _log(trainer: Trainer, folder: Path, pace: float, report: Callable[[str], None] | None) -> None:
+    """Append a line to log.csv and report it; pace: seconds per step."""
+    r, step = trainer.recipe, trainer.step
+    mean = {name: value / r.log_every for name, value in trainer.sums.items()}
     trainer.sums.clear()
-    left = (trainer.recipe.steps - trainer.step) * trainer.seconds / trainer.step
-    log.writerow(
-        {
-            "step": trainer.step,
-            "seconds": round(trainer.seconds, 1),
-            "loss": round(mean["loss"], 5),
-            "bpp": round(mean["bpp"], 4),
-            "mse": round(mean["mse"], 3),
-            "psnr": round(10 * math.log10(255**2 / mean["mse"]), 3),
-            "learning_rate": f"{trainer.learning_rate():.2e}",
-            "quantized": int(trainer.quantized),
-        }
-    )
-    print(
-        f"step {trainer.step}/{trainer.recipe.steps}  loss {mean['loss']:.4f}  "
-        f"bpp {mean['bpp']:.3f}  mse {mean['mse']:.1f}  {left / 60:.0f} min left",
-        file=sys.stderr,
-        flush=True,
-    )
+    if not trainer.processes.first:
+        return
+    psnr = 10 * math.log10(255**2 / max(mean["mse"], 1e-9))
+    row = {
+        "step": step,
+        "seconds": f"{trainer.seconds:.1f}",
+        **{name: f"{value:.9g}" for name, value in mean.items()},
+        "psnr": f"{psnr:.3f}",
+        "learning_rate": f"{trainer.learning_rate(step - 1):.3g}",
+        "quantized": int(trainer.quantized),
+    }
+    with (folder / run.LOG).open("a", newline="") as file:
+        csv.DictWriter(file, run.LOG_FIELDS).writerow(row)
+    if report is not None:
+        left = round((r.steps - step) * pace)
+        report(
+            f"step {step}/{r.steps}  loss {mean['loss']:.4f}  bpp {mean['bpp']:.3f}  "
+            f"PSNR {psnr:.2f} dB  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        )

@@ -1,20 +1,114 @@
-"""Begin as a transform codec: KLT of 16x16 colour blocks, gains from the rate-distortion slope.
+"""The weights that training starts from: `start`.
 
-The linear paths of a `Student` become the leading principal components of training blocks and
-their transpose. Basis vectors are scaled to equal peaks, not to unit length: an int8 weight then
-has the same relative error in every channel, and what that error makes of a picture is smallest.
+A `Student` begins as a transform codec: KLT of 16x16 colour blocks, gains from the rate-distortion
+slope (`hierarchy` does the like for other models). Its linear paths become the leading principal
+components of training blocks and their transpose. Basis vectors are scaled to equal peaks, not to
+unit length: an int8 weight then has the same relative error in every channel, and what that error
+makes of a picture is smallest.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lichen.errors import LichenError
+from lichen.models.balle2018 import ScaleHyperprior
+from lichen.models.checkpoint import read_state
+from lichen.models.layers import QuantizableModel
+from lichen.models.minnen2020 import ChannelWise
 from lichen.models.priors import SCALE_MIN, SCALE_STEP
-from lichen.models.student import ANCHORS, Student, quality_to_lambda
+from lichen.models.student import (
+    ANCHORS,
+    LAMBDA_MAX,
+    LAMBDA_MIN,
+    Student,
+    interpolate,
+    quality_to_lambda,
+)
 from lichen.training.data import Photographs
+from lichen.training.hierarchy import start_as_hierarchy
+from lichen.training.recipe import Recipe
+from lichen.training.run import load_tensors
+
+TRANSFORMS = ("g_a.", "g_s.", "gain", "inverse_gain")  # names of their tensors begin so
+BLOCK_BATCHES = 400  # of 8 crops, for the covariance of blocks
+
+
+@torch.no_grad()
+def start(
+    model: QuantizableModel,
+    data: Photographs,
+    recipe: Recipe,
+    weights: Path | None = None,
+    transforms: Path | None = None,
+    batches: int = BLOCK_BATCHES,
+) -> None:
+    """Set what a run starts from: `weights`, or a transform codec, or what initialisation gave.
+
+    transforms: weights of another model, from which g_a, g_s and the rate gains are then taken.
+
+    Of a run for one rate the gains of all qualities become those of this rate, and stay equal (the
+    trainer ties them), so that the model gives it at any quality.
+    """
+    data.drawn = 0  # what was drawn before shall make no difference
+    if weights is not None:
+        load_tensors(model, weights)
+    elif recipe.start == "transform" and isinstance(model, Student):
+        start_as_klt(model, block_covariance(data, batches).to(data.device))
+    elif recipe.start == "transform" and _halves_four_times(model):
+        stages = model.g_a, model.g_s
+        start_as_hierarchy(*stages, model.gain, model.inverse_gain, data, -(-batches // 10))
+    elif recipe.one_lambda is None:
+        start_gains(model)
+    if transforms is not None:
+        take_transforms(model, transforms)
+    if recipe.one_lambda is not None:
+        place = math.log(recipe.one_lambda / LAMBDA_MIN) / math.log(LAMBDA_MAX / LAMBDA_MIN)
+        position = torch.tensor([min(max(place, 0.0), 1.0)], device=data.device)
+        for gains in (model.gain, model.inverse_gain):
+            gains.copy_(interpolate(gains, position).log().flatten(1).expand_as(gains))
+
+
+@torch.no_grad()
+def take_transforms(model: QuantizableModel, path: Path) -> None:
+    """Load g_a, g_s and the rate gains of another model. Raises LichenError where they differ."""
+    own = model.state_dict()
+    wanted = {name for name in own if name.startswith(TRANSFORMS)}
+    state = {k: v for k, v in read_state(path).items() if k.startswith(TRANSFORMS)}
+    differ = sorted(wanted ^ state.keys()) + sorted(
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in wanted & state.keys()
+        if own[k].shape != state[k].shape
+    )
+    if differ or not wanted:
+        raise LichenError(
+            f"the transforms in {path} do not fit {type(model).__name__}({model.arguments}): "
+            f"{differ[:5]} differ; give weights of a model with the same n, m and activation"
+        )
+    model.load_state_dict(own | state)
+
+
+def _halves_four_times(model: QuantizableModel) -> bool:
+    """Tell whether `start_as_hierarchy` fits; ReLU would cut the components' negative halves."""
+    return (
+        isinstance(model, ScaleHyperprior | ChannelWise) and model.arguments["activation"] == "gdn"
+    )
+
+
+@torch.no_grad()
+def start_gains(model: QuantizableModel) -> None:
+    """Let steps follow the rate: gain sqrt(lambda), and 1 in the middle of the range.
+
+    At high rates the step that suits lambda is proportional to 1 / sqrt(lambda).
+    """
+    rates = quality_to_lambda(torch.linspace(0, 1, ANCHORS))
+    logs = 0.5 * torch.log(rates / quality_to_lambda(torch.tensor(0.5)))[:, None]
+    model.gain.copy_(logs.expand_as(model.gain))
+    model.inverse_gain.copy_(-logs.expand_as(model.inverse_gain))
 
 
 def block_covariance(data: Photographs, batches: int = 400) -> Tensor:
