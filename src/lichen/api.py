@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,10 @@ from lichen.picture import Picture, from_array, from_image, grey_of_rgb, to_imag
 MAX_PIXELS = container.MAX_PIXELS
 DEFAULT_QUALITY = 50.0
 TARGET_TOLERANCE = 0.02  # a target size is met when the file is this much smaller at most
+LIKE_MACHINE = (
+    "coded in float arithmetic: it decodes only on a machine like its encoder's (the same kind of "
+    "processor, the same PyTorch)"
+)
 
 
 class TargetError(LichenError):
@@ -29,6 +34,10 @@ class TargetError(LichenError):
 
 class DigestError(StreamError):
     """A stream decoded, but not to the pixels that its encoder saw."""
+
+
+class FloatWarning(UserWarning):
+    """A stream decodes only on a machine like its encoder's."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,10 @@ class Codec:
             raise LichenError(f"threads must be 1 or more, not {threads}")
         self._model = model
         self.threads = threads
-        self.executor = best(threads) if executor is None else executor
+        if executor is None:
+            in_float = model is not None and model.network is not None
+            executor = _float_executor(threads) if in_float else best(threads)
+        self.executor = executor
 
     @property
     def model(self) -> Model:
@@ -78,16 +90,19 @@ class Codec:
 
         With `target_bytes`, the best quality whose file is no larger; TargetError when even
         quality 0 is larger. `digest` stores a digest of the decoded pixels (this decodes once).
-        Raises LichenError.
+        Raises LichenError; warns (FloatWarning) where the model runs in float.
         """
         if quality is not None and target_bytes is not None:
             raise LichenError("give a quality or a target size, not both")
         model = self.model
-        analysis = codec.analyse(model, self.executor, picture.rgb)
+        executor = self._executor_of(model)
+        if model.network is not None:
+            warnings.warn(f"the stream is {LIKE_MACHINE}", FloatWarning, stacklevel=2)
+        analysis = codec.analyse(model, executor, picture.rgb)
         alpha = b"" if picture.alpha is None else _alpha_to_bytes(picture.alpha)
 
         def code(position: int) -> codec.Coded:
-            return codec.encode(model, self.executor, analysis, position, stripe, self.threads)
+            return codec.encode(model, executor, analysis, position, stripe, self.threads)
 
         def size(position: int) -> int:  # whatever the digest is, it takes as many bytes
             nothing = bytes(container.DIGEST_BYTES * digest)
@@ -106,18 +121,32 @@ class Codec:
         """Decode a stream; checks every checksum and, where stored, the pixel digest.
 
         Raises StreamError (damaged, too large, too new), ModelError (its model is not here) and
-        DigestError (decoded, but to other pixels).
+        DigestError (decoded, but to other pixels). Warns (FloatWarning) where it needs a machine
+        like the encoder's.
         """
         stream = container.read(data, max_pixels=max_pixels)
         header = stream.header
         model = self._model_of(header.weights)
-        pixels = codec.decode(model, self.executor, header, stream.stripes, self.threads)
+        executor = self._executor_of(model)
+        if header.float_arithmetic != (model.network is not None):
+            raise StreamError("the header and the model disagree about float arithmetic: damaged")
+        if header.float_arithmetic:
+            warnings.warn(f"the stream was {LIKE_MACHINE}", FloatWarning, stacklevel=2)
+        try:
+            pixels = codec.decode(model, executor, header, stream.stripes, self.threads)
+        except StreamError as error:
+            if not header.float_arithmetic:
+                raise
+            raise StreamError(f"{error}; or another machine made it: {LIKE_MACHINE}") from error
         if header.channels == 1:
             pixels = grey_of_rgb(pixels)
         if stream.digest and codec.pixel_digest(pixels) != stream.digest:
+            reason = "this decoder or the stream is wrong; please report"
+            if header.float_arithmetic:
+                reason = f"the stream was {LIKE_MACHINE}; decode it there"
             raise DigestError(
                 f"the decoded pixels have digest {codec.pixel_digest(pixels).hex()}, the stream "
-                f"says {stream.digest.hex()}: this decoder or the stream is wrong; please report"
+                f"says {stream.digest.hex()}: {reason}"
             )
         alpha = None
         if stream.alpha:
@@ -135,11 +164,17 @@ class Codec:
         default = _default_model()
         return default if default.digest == weights else _installed_model(weights)
 
+    def _executor_of(self, model: Model) -> Executor:
+        """Give what runs this model: a float one found by its digest has its own executor."""
+        if model is self._model or model.network is None:
+            return self.executor
+        return _float_executor(self.threads)
+
     def _digest(self, picture: Picture, coded: codec.Coded) -> bytes:
         """Decode, and digest what a decoder will see."""
         size = picture.width, picture.height
         pixels = codec.synthesise(
-            self.model, self.executor, coded.symbols, coded.mean, coded.position, *size
+            self.model, self._executor_of(self.model), coded.latents, coded.position, *size
         )
         return codec.pixel_digest(pixels if picture.pixels.shape[2] == 3 else grey_of_rgb(pixels))
 
@@ -155,6 +190,7 @@ class Codec:
             weights=model.digest,
             position=coded.position,
             stripe=coded.stripe,
+            float_arithmetic=model.network is not None,
         )
         return container.write(
             container.Stream(
@@ -197,6 +233,18 @@ def decode(data: bytes, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> Im
 @cache  # the executor keeps what it has prepared for each model and picture size
 def _codec(threads: int) -> Codec:
     return Codec(threads=threads)
+
+
+@cache  # it keeps the modules that it has made of models
+def _float_executor(threads: int) -> Executor:
+    try:
+        from lichen.neural import FloatExecutor  # PyTorch: heavy, and optional
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"this model runs in float and needs the package {error.name}: pip install "
+            "'lichen[train]'"
+        ) from error
+    return FloatExecutor(threads)
 
 
 @cache

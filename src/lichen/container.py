@@ -4,8 +4,9 @@ All integers are little-endian; a varint is LEB128, at most 5 bytes, in its shor
 
     magic    8A 4C 49 43 (0x8A, "LIC")
     version  u8, 1
-    header   varint length, then: flags u8 (bits 0-1: 0 grey, 1 RGB; bit 2 alpha; bit 3 digest),
-             order u8, weights 8 bytes, width varint, height varint, position varint, stripe varint
+    header   varint length, then: flags u8 (bits 0-1: 0 grey, 1 RGB; bit 2 alpha; bit 3 digest;
+             bit 4 float arithmetic), order u8, weights 8 bytes, width varint, height varint,
+             position varint, stripe varint
     crc      u32, CRC32C of all bytes before it
     chunks   type u8, varint length, payload, u32 CRC32C of type, length and payload
 
@@ -36,7 +37,7 @@ WEIGHTS_BYTES = 8
 DIGEST_BYTES = 16
 
 _COLOURS = (1, 3)  # channels by the value of flags bits 0-1
-_ALPHA, _DIGEST = 4, 8  # flags
+_ALPHA, _DIGEST, _FLOAT = 4, 8, 16  # flags
 _ORDER = "IEXASDZ"
 
 
@@ -51,6 +52,7 @@ class Header:
     weights: the first 8 bytes of the SHA-256 of the model file.
     position: quality * 8, 0..800.
     stripe: rows of 64 picture lines in each stripe, 1..1024.
+    float_arithmetic: the model runs in float: only a machine like the encoder's decodes the stream.
     """
 
     width: int
@@ -62,6 +64,7 @@ class Header:
     weights: bytes
     position: int
     stripe: int
+    float_arithmetic: bool = False
 
     @property
     def stripes(self) -> int:
@@ -95,6 +98,7 @@ def write(stream: Stream) -> bytes:
     if problem:
         raise ContractError(f"stream to write: {problem}")
     flags = _COLOURS.index(header.channels) | _ALPHA * header.alpha | _DIGEST * header.digest
+    flags |= _FLOAT * header.float_arithmetic
     fields = bytes([flags, header.order]) + header.weights
     for value in (header.width, header.height, header.position, header.stripe):
         fields += _varint(value)
@@ -215,7 +219,7 @@ def _header(reader: _Reader, max_pixels: int) -> Header:
     reader.check(0, "the header")
     fields = _Reader(reader.data[start:end])
     flags = fields.take(1, "flags")[0]
-    if flags & 3 >= len(_COLOURS) or flags & ~(3 | _ALPHA | _DIGEST):
+    if flags & 3 >= len(_COLOURS) or flags & ~(3 | _ALPHA | _DIGEST | _FLOAT):
         raise StreamError(f"header: unknown flags {flags:#04x}; made by a newer lichen?")
     header = Header(
         channels=_COLOURS[flags & 3],
@@ -227,6 +231,7 @@ def _header(reader: _Reader, max_pixels: int) -> Header:
         height=fields.varint("height"),
         position=fields.varint("position"),
         stripe=fields.varint("stripe"),
+        float_arithmetic=bool(flags & _FLOAT),
     )
     if fields.position != size:
         raise StreamError(f"header: {size - fields.position} bytes too many")

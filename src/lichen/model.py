@@ -1,6 +1,7 @@
 """Model: everything that turns pixels to symbols and back, in integers; its file form and lookup.
 
-A model file is what `program/file.py` writes: Programs, tables, gains and text. Its identity is the
+A model file is what `program/file.py` writes: Programs, tables, gains and text. (A few models run
+in float: `floating.py`. Their files hold a network in the place of Programs.) Its identity is the
 first 8 bytes of the SHA-256 of the file; streams carry it.
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lichen import floating, flow
 from lichen.entropy.tables import Tables
 from lichen.errors import ContractError, ModelError
 from lichen.program import Program
@@ -32,7 +34,9 @@ ORDERS: tuple[Order, ...] = ("factorised", "hyperprior", "channel-wise")
 PROGRAMS: dict[str, set[str]] = {
     "factorised": {"g_a", "quantize", "g_s"},
     "hyperprior": {"g_a", "h_a", "quantize", "h_s", "g_s"},
+    "channel-wise": {"g_a", "h_a", "h_s", "g_s"},  # and those of each slice: k = 0, 1, ..
 }
+SLICE_PROGRAMS = ("context", "quantize", "refine")  # context.k, quantize.k, refine.k
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,8 @@ class Model:
 
     programs: by name; which ones depends on `order`.
     tables: all entropy tables; hyper-synthesis indices count from table 0.
-    z_tables: uint16 (Z,), the table of each hyper-latent channel (factorised: of each latent's).
+    z_tables: uint16 (Z,), the table of each hyper-latent channel; factorised: (GAIN_ROWS, M), of
+    each latent channel at the gains of that row.
     gain, inverse_gain: int16 (GAIN_ROWS, M), each 1..32767; quality runs down the rows.
     reduction: pictures are padded to a multiple of this; one row of a stripe is this many lines.
     digest: 8 bytes, the identity of the file that the model was read from or written to.
@@ -71,6 +76,25 @@ class Model:
             vectors[name] = (mixed + ROW_STEP // 2) // ROW_STEP  # half up: docs/stream.md
         return vectors
 
+    @property
+    def network(self) -> floating.Network | None:
+        """The weights of a model that runs in float; none where Programs hold integers."""
+        return floating.network_of(self.programs)
+
+    @property
+    def slices(self) -> int:
+        """Count the slices of a channel-wise model."""
+        return sum(name.startswith("context.") for name in self.programs)
+
+    def latent_tables(self, position: int) -> NDArray[np.uint16]:
+        """Give the table of each channel of a factorised model: that of the nearest row.
+
+        position: 0..800. Returns uint16 (M,).
+        """
+        row = (position + ROW_STEP // 2) // ROW_STEP
+        tables: NDArray[np.uint16] = self.z_tables[row]
+        return tables
+
     def to_bytes(self) -> bytes:
         """Give the model file; equal models give equal bytes."""
         arrays: dict[str, NDArray[Any]] = {
@@ -79,17 +103,21 @@ class Model:
             "inverse_gain": self.inverse_gain,
         }
         arrays |= {f"tables.{k}": v for k, v in self.tables.to_arrays().items()}
-        descriptions = {}
-        for name, program in self.programs.items():
-            descriptions[name], parts = program_file.pack_program(program, name)
-            arrays |= parts
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
             "order": self.order,
             "reduction": self.reduction,
-            "programs": descriptions,
         }
+        if self.network is not None:
+            document["arithmetic"] = floating.ARITHMETIC
+            document["network"], parts = floating.pack(self.network)
+            arrays |= parts
+        else:
+            document["programs"] = {}
+            for name, program in self.programs.items():
+                document["programs"][name], parts = program_file.pack_program(program, name)
+                arrays |= parts
         text = {"lichen": json.dumps(document, separators=(",", ":")), **self.metadata}
         return program_file.to_bytes(arrays, text)
 
@@ -109,10 +137,14 @@ def from_bytes(data: bytes) -> Model:
                 f"the model file has format {document['format']}, this build reads {FORMAT}: "
                 "upgrade lichen"
             )
-        programs = {
-            str(name): program_file.unpack_program(description, arrays)
-            for name, description in document["programs"].items()
-        }
+        programs: Mapping[str, Program]
+        if document.get("arithmetic") == floating.ARITHMETIC:
+            programs = floating.programs_of(floating.unpack(document["network"], arrays))
+        else:
+            programs = {
+                str(name): program_file.unpack_program(description, arrays)
+                for name, description in document["programs"].items()
+            }
         tables = Tables.from_arrays(
             {k.removeprefix("tables."): v for k, v in arrays.items() if k.startswith("tables.")}
         )
@@ -128,7 +160,7 @@ def from_bytes(data: bytes) -> Model:
             metadata,
             digest_of(data),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"not a lichen model file ({type(error).__name__}: {error}); "
             "give one that `lichen lower` or a release has written"
@@ -139,12 +171,14 @@ def from_bytes(data: bytes) -> Model:
 
 def _check(model: Model) -> None:
     """Raise ModelError unless the parts fit together as `codec.py` will use them."""
-    wanted = PROGRAMS.get(model.order)
+    wanted = PROGRAMS[model.order] if model.order in ORDERS else None
     if wanted is None or not wanted <= set(model.programs):
         raise ModelError(
             f"model {model.name}: order {model.order!r} needs Programs {sorted(wanted or ())}, "
             f"found {sorted(model.programs)}"
         )
+    if model.order == "channel-wise":
+        _check_slices(model)
     if model.reduction not in (16, 32, 64):
         raise ModelError(f"model {model.name}: reduction must be 16, 32 or 64")
     for name in ("gain", "inverse_gain"):
@@ -153,8 +187,59 @@ def _check(model: Model) -> None:
             raise ModelError(f"model {model.name}: {name} must be int16 ({GAIN_ROWS}, channels)")
         if table.min() < 1:
             raise ModelError(f"model {model.name}: {name} must be 1..32767")
+    if model.order == "factorised":
+        _check_latents(model)
+    shape = model.gain.shape if model.order == "factorised" else (model.z_tables.size,)
+    if model.z_tables.shape != shape:
+        raise ModelError(
+            f"model {model.name}: z_tables must have the shape {shape}, not {model.z_tables.shape}"
+        )
     if model.z_tables.dtype != np.uint16 or int(model.z_tables.max()) >= len(model.tables):
         raise ModelError(f"model {model.name}: z_tables must be uint16 below {len(model.tables)}")
+    if model.network is not None:
+        return
+    try:
+        latents, hyper_latents = model.gain.shape[1], model.z_tables.size
+        flow.check(model.order, model.programs, model.reduction, latents, hyper_latents)
+    except ContractError as error:
+        raise ModelError(f"model {model.name}: {error}") from error
+
+
+def _check_latents(model: Model) -> None:
+    """Raise ModelError unless a factorised model has one latent for each square of its reduction.
+
+    A decoder counts the symbols of a stripe by that, before it runs anything.
+    """
+    picture, latents = (3, model.reduction, model.reduction), (model.gain.shape[1], 1, 1)
+    steps = (
+        ("g_a", "x", picture, "y", latents),
+        ("quantize", "y", latents, "symbols", latents),
+        ("g_s", "symbols", latents, "x", picture),
+    )
+    for name, source, shape, output, expected in steps:
+        program = model.programs[name]
+        outputs = {tensor.name for tensor in program.outputs}
+        try:
+            found = infer_shapes(program, {source: shape})[output] if output in outputs else None
+        except ContractError as error:
+            raise ModelError(f"model {model.name}: {name} refuses {shape}: {error}") from error
+        if found != expected:
+            raise ModelError(
+                f"model {model.name}: {name} must make {output!r} of shape {expected} from "
+                f"{source!r} of {shape}, not {found}"
+            )
+
+
+def _check_slices(model: Model) -> None:
+    """Raise ModelError unless a channel-wise model has the Programs of each of its slices."""
+    for k in range(max(1, model.slices)):
+        for name, output in zip(SLICE_PROGRAMS, ("index", "symbols", f"y.{k}"), strict=True):
+            program = model.programs.get(f"{name}.{k}")
+            if program is None or output not in {tensor.name for tensor in program.outputs}:
+                raise ModelError(
+                    f"model {model.name}: order {model.order!r} needs a Program {name}.{k} that "
+                    f"gives {output!r}, found {sorted(model.programs)}"
+                )
 
 
 def read(path: Path) -> Model:
@@ -208,14 +293,22 @@ def named(name: str) -> Model:
 
 
 def kmac_per_pixel(model: Model) -> tuple[float, float]:
-    """Count thousands of 8-bit multiply-accumulates per pixel, to encode and to decode."""
+    """Count thousands of 8-bit multiply-accumulates per pixel, to encode and to decode.
+
+    Those of a model that runs in float are in float.
+    """
+    if model.network is not None:
+        return model.network.kmac_per_pixel
     side = model.reduction
     y = infer_shapes(model.programs["g_a"], {"x": (3, side, side)})["y"][1]
-    reductions = {"g_a": 1, "h_a": side // y, "h_s": side, "quantize": side // y, "g_s": side // y}
+    reductions = {"g_a": 1, "h_s": side}  # of what else: that of y
     counts = {
-        name: macs_per_pixel(program, reductions[name]) / 1000
+        name: macs_per_pixel(program, reductions.get(name, side // y)) / 1000
         for name, program in model.programs.items()
-        if name in reductions
     }
-    decoder = counts.get("h_s", 0.0) + counts["g_s"]
+    decoder = sum(
+        count
+        for name, count in counts.items()
+        if name in ("h_s", "g_s") or name.startswith(("context.", "refine."))
+    )
     return sum(counts.values()) - counts["g_s"], decoder

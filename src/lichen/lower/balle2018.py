@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from lichen.lower.builder import Builder, depthwise, integers, rename
-from lichen.lower.parts import gain_rows, quantize_program, tables_of
+from lichen.lower.builder import Builder, rename
+from lichen.lower.parts import (
+    add_medians,
+    analysis_program,
+    gain_rows,
+    quantize_program,
+    tables_of,
+)
 from lichen.model import Model
 from lichen.models import balle2018, student
 from lichen.program import Vector, ops
@@ -14,19 +20,11 @@ from lichen.program import Vector, ops
 def lower_balle2018(model: balle2018.ScaleHyperprior, name: str, metadata: dict[str, str]) -> Model:
     """Lower a calibrated ScaleHyperprior: means or not, GDN or ReLU."""
     m, n = model.latent_channels, model.hyper_channels
-    e_latent, e_hyper = student.LATENT_EXPONENT, balle2018.HYPER_EXPONENT
-
-    a = Builder()
-    pixels = a.input("x", 3, "s8", student.PIXEL_EXPONENT)
-    # 0 is black: see balle2018. Dense, not depthwise: executors are made fast for that
-    identity, raised = np.eye(3, dtype=np.int8)[..., None, None], np.full(3, 128, np.int32)
-    no_shift, no_padding = np.zeros(3, np.uint8), (0, 0, 0, 0)
-    black = ops.Conv("pixels", pixels, identity, raised, no_shift, 1, no_padding, 1, "u8")
-    y = a.stack("g_a", a.add(black, student.PIXEL_EXPONENT + 1), model.g_a)
-    g_a = rename(a.build("g_a", [y]), y, "y")
+    e_latent = student.LATENT_EXPONENT
+    g_a = analysis_program(model.g_a)
 
     h = Builder()
-    h.input("y", m, "s16", a.exponents[y])
+    h.input("y", m, "s16", g_a.outputs[0].exponent)
     h.vectors.append(Vector("gain", m))
     gain, gain_exponent = gain_rows(model, 0)
     v = h.scale("v", "y", "gain", h.exponents["y"] + gain_exponent - e_latent, e_latent)
@@ -39,9 +37,7 @@ def lower_balle2018(model: balle2018.ScaleHyperprior, name: str, metadata: dict[
 
     s = Builder()
     s.input("z", n, "s8", 0)
-    medians = model.entropy_bottleneck.medians().flatten().double() * 2.0**e_hyper
-    add_medians = depthwise("z.hat", "z", n, 2**e_hyper, integers(medians, -(2**15), 2**15), "s16")
-    source = s.hold(s.add(add_medians, e_hyper), model.h_s[0])
+    source = s.hold(add_medians(s, "z", model.entropy_bottleneck), model.h_s[0])
     scale = s.stack("h_s", source, model.h_s)
     e_mean = s.exponents[scale]
     if model.means:

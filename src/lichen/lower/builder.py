@@ -113,12 +113,13 @@ class Builder:
         op = ops.Add(output, above, leak.output, bits, 0, e_in + bits - e_out, False, layer.dtype)
         return self.add(op, e_out)
 
-    def hold(self, source: str, layer: Conv2d | ConvTranspose2d) -> str:
+    def hold(self, source: str, layer: Conv2d | ConvTranspose2d, output: str | None = None) -> str:
         """Hold an s16 tensor to what the int32 accumulators of the layer that reads it allow."""
         limit = input_limit(layer, self.exponents[source])
         if limit >= 32767:
             return source
-        return self.add(ops.Clamp(f"{source}.held", source, -limit, limit), self.exponents[source])
+        output = f"{source}.held" if output is None else output
+        return self.add(ops.Clamp(output, source, -limit, limit), self.exponents[source])
 
     def sum(self, output: str, a: str, b: str, layer: Sum) -> str:
         """Align both terms to the finer exponent, then round once."""

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lichen.entropy.tables import Tables
-from lichen.lower.builder import Builder, integers
+from lichen.lower.builder import Builder, depthwise, integers, rename
 from lichen.model import GAIN_ROWS
+from lichen.models.balle2018 import HYPER_EXPONENT
+from lichen.models.layers import Stack
 from lichen.models.priors import SCALE_LEVELS, EntropyBottleneck, scale_table
+from lichen.models.student import PIXEL_EXPONENT
 from lichen.program import Program, ops
 
 TAIL = 1e-7  # probability beyond a hyper-latent's table, on each side
@@ -23,6 +26,26 @@ class Gained(Protocol):
     """A model with rate gains."""
 
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def analysis_program(g_a: Stack) -> Program:
+    """x -> y for models whose padding is black (see `models.balle2018`): pixels are u8 there."""
+    b = Builder()
+    x = b.input("x", 3, "s8", PIXEL_EXPONENT)
+    # Dense, not depthwise: executors are made fast for that
+    identity, raised = np.eye(3, dtype=np.int8)[..., None, None], np.full(3, 128, np.int32)
+    no_shift, no_padding = np.zeros(3, np.uint8), (0, 0, 0, 0)
+    black = ops.Conv("pixels", x, identity, raised, no_shift, 1, no_padding, 1, "u8")
+    y = b.stack("g_a", b.add(black, PIXEL_EXPONENT + 1), g_a)
+    return rename(b.build("g_a", [y]), y, "y")
+
+
+def add_medians(b: Builder, z: str, prior: EntropyBottleneck) -> str:
+    """z without its medians -> z^, s16 with HYPER_EXPONENT."""
+    medians = integers(prior.medians().flatten().double() * 2.0**HYPER_EXPONENT, -(2**15), 2**15)
+    weight = 2**HYPER_EXPONENT
+    op = depthwise(f"{z}.hat", z, prior.channels, weight, medians, "s16")
+    return b.add(op, HYPER_EXPONENT)
 
 
 def quantize_program(channels: int, exponent: int, mean_exponent: int) -> Program:
@@ -35,11 +58,17 @@ def quantize_program(channels: int, exponent: int, mean_exponent: int) -> Progra
     return b.build("quantize", ["symbols"])
 
 
-def gain_rows(model: Gained, which: int) -> tuple[NDArray[np.int16], int]:
-    """Give the gains of GAIN_ROWS evenly spaced qualities as int16 (rows, M), and the exponent."""
+def gain_rows(
+    model: Gained, which: int, least: int = -64, most: int = 64
+) -> tuple[NDArray[np.int16], int]:
+    """Give the gains of GAIN_ROWS evenly spaced qualities as int16 (rows, M), and the exponent.
+
+    least, most: bounds of the exponent, where the shift after the multiplication needs them.
+    """
     with torch.no_grad():
         rows = model.gains(torch.linspace(0, 1, GAIN_ROWS))[which].flatten(1).double()
     exponent = math.floor(math.log2(32767.0 / float(rows.max())))
+    exponent = min(max(exponent, least), most)
     return integers(rows * 2.0**exponent, 1, 32767).astype(np.int16), exponent
 
 

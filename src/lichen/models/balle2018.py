@@ -69,7 +69,8 @@ from lichen.models.student import (
 
 SCALE_EXPONENT = 7  # h_s gives scales and means in 128ths of a quantisation step, up to 256 steps
 HYPER_EXPONENT = 6  # z^ = integer + median, in 64ths
-LEAK, LEAK_EXPONENT = 82, 13  # 82 / 8192 = 0.01001, the slope of LeakyReLU
+LEAK_SLOPE = 0.01  # of LeakyReLU
+LEAK, LEAK_EXPONENT = 82, 13  # the same in integers: 82 / 8192 = 0.01001
 
 
 class LeakyReLU(Quantizable):
@@ -78,9 +79,11 @@ class LeakyReLU(Quantizable):
     LEAK_BITS = 6
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
-        leak = x.clamp_max(0) * (LEAK * 2.0**-LEAK_EXPONENT)
+        below = x.clamp_max(0)
+        leak = below * LEAK_SLOPE
         if self.quantized:
             assert input_exponent is not None
+            leak = below * (LEAK * 2.0**-LEAK_EXPONENT)
             leak = fake_quantize(leak, input_exponent + self.LEAK_BITS, "s16")
         return self.finish(x.clamp_min(0) + leak)
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from lichen.errors import ModelError
+from lichen.models.balle2016 import FactorizedPrior
 from lichen.models.balle2018 import ScaleHyperprior
 from lichen.models.layers import QuantizableModel
+from lichen.models.minnen2020 import ChannelWise
 from lichen.models.student import Student
+from lichen.models.zou2022 import STF, WACNN
 
 MODELS: dict[str, type[QuantizableModel]] = {
+    "balle2016": FactorizedPrior,
     "balle2018": ScaleHyperprior,
+    "minnen2020": ChannelWise,
     "student": Student,
+    "zou2022-stf": STF,
+    "zou2022-wacnn": WACNN,
 }
 
 

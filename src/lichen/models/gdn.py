@@ -29,7 +29,7 @@ OPERAND_BITS = 16  # of a square, unsigned (ops.GDN)
 SUM_MAX = 2**31 - 1  # of n
 
 
-class _LowerBound(torch.autograd.Function):
+class LowerBound(torch.autograd.Function):
     """max(x, bound), whose gradient also passes where it would lift x back to the bound."""
 
     @staticmethod
@@ -84,8 +84,8 @@ class GDN(Quantizable):
 
     def effective(self) -> tuple[Tensor, Tensor]:
         """Beta and gamma as the layer applies them."""
-        beta = _LowerBound.apply(self.beta, math.sqrt(BETA_MIN + PEDESTAL))
-        gamma = _LowerBound.apply(self.gamma, math.sqrt(PEDESTAL))
+        beta = LowerBound.apply(self.beta, math.sqrt(BETA_MIN + PEDESTAL))
+        gamma = LowerBound.apply(self.gamma, math.sqrt(PEDESTAL))
         return beta**2 - PEDESTAL, gamma**2 - PEDESTAL
 
     @torch.no_grad()

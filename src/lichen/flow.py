@@ -1,0 +1,85 @@
+"""Flow: do the Programs of a model fit together in the way that `codec.py` runs them?
+
+A model file is a stranger's too. Each of its Programs is sound by itself (`program.check`); here
+the tensors between them are followed, by name, type and shape, for two sizes of picture, so that
+no combination of sound parts can fail in the middle of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lichen.errors import ContractError
+from lichen.program import Program
+from lichen.program.check import Shape, infer_shapes, tensors
+
+Z_REDUCTION = 64  # z has one row for as many lines of the picture: docs/stream.md, section 2
+GAINS = {"gain", "inverse_gain"}
+# What the codec, or the entropy coder, takes out of Programs, and its type.
+TAKEN = {"z": "s8", "index": "u8", "symbols": "s16", "x": "s8"}
+
+
+def check(
+    order: str, programs: Mapping[str, Program], reduction: int, latents: int, hyper_latents: int
+) -> None:
+    """Raise ContractError unless the Programs fit together.
+
+    latents, hyper_latents: the channels that the model's gains and z_tables have.
+    """
+    if order != "factorised" and reduction != Z_REDUCTION:
+        raise ContractError(f"the reduction must be {Z_REDUCTION} where there is z, not {reduction}")
+    for rows, columns in ((1, 1), (2, 3)):
+        known: dict[str, tuple[Shape, str]] = {}
+        known["x"] = (3, rows * reduction, columns * reduction), "s8"
+        picture = known["x"]
+        for name in _steps(order, programs):
+            _run(programs[name], known, latents)
+            if name == "h_a":
+                _expect("z", known, (hyper_latents, rows, columns))
+            if "symbols" in known and "index" in known:
+                _expect("symbols", known, known["index"][0])
+            if name.startswith("quantize") and known["symbols"][0][1] % rows:
+                raise ContractError("symbols must have a whole number of rows for a row of z")
+            if order == "factorised" and name == "quantize":
+                _expect("symbols", known, (latents, rows, columns))
+        if known["x"] != picture:
+            raise ContractError(f"g_s must give a picture {picture}, not {known['x']}")
+
+
+def _steps(order: str, programs: Mapping[str, Program]) -> list[str]:
+    """List the Programs in the order in which an encoder and then a decoder runs them."""
+    if order == "factorised":
+        return ["g_a", "quantize", "g_s"]
+    if order == "hyperprior":
+        return ["g_a", "h_a", "h_s", "quantize", "g_s"]
+    slices = sum(name.startswith("context.") for name in programs)
+    parts = [f"{part}.{k}" for k in range(slices) for part in ("context", "quantize", "refine")]
+    return ["g_a", "h_a", "h_s", *parts, "g_s"]
+
+
+def _run(program: Program, known: dict[str, tuple[Shape, str]], latents: int) -> None:
+    """Follow the shapes through a Program; its outputs join what is known."""
+    for x in program.inputs:
+        if x.name not in known:
+            raise ContractError(f"{program.name}: nothing before it gives its input {x.name!r}")
+        if known[x.name][1] != x.dtype:
+            raise ContractError(f"{program.name}: {x.name!r} must be {known[x.name][1]}")
+    for vector in program.vectors:
+        if vector.name not in GAINS or vector.channels != latents:
+            raise ContractError(
+                f"{program.name}: a vector must be one of {sorted(GAINS)} of {latents} channels, "
+                f"not {vector.name!r} of {vector.channels}"
+            )
+    shapes = infer_shapes(program, {x.name: known[x.name][0] for x in program.inputs})
+    types = tensors(program)
+    for output in program.outputs:
+        dtype = types[output.name].dtype
+        if TAKEN.get(output.name, dtype) != dtype:
+            raise ContractError(f"{program.name}: {output.name!r} must be {TAKEN[output.name]}")
+        known[output.name] = shapes[output.name], dtype
+
+
+def _expect(name: str, known: Mapping[str, tuple[Shape, str]], shape: Shape) -> None:
+    if name not in known or known[name][0] != shape:
+        found = known[name][0] if name in known else "none"
+        raise ContractError(f"{name!r} must have the shape {shape}, found {found}")
