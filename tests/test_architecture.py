@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 CODEC = {"api", "arguments", "codec", "container", "files", "model", "picture"}
 LEARN = {"lower", "models", "training"}
 # Each part of lichen, and the parts that it may import. evaluation and study see all; nobody sees
-# them.
+# them but the command line, whose commands import them when they run.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
@@ -25,31 +25,37 @@ ARROWS: dict[str, set[str]] = {
     "crc32c": {"native"},
     "entropy": {"errors", "native"},
     "executors": {"errors", "native", "program"},
+    "floating": {"errors", "program"},
     "container": {"crc32c", "errors"},
-    "model": {"entropy", "errors", "program"},
+    "flow": {"errors", "program"},
+    "model": {"entropy", "errors", "floating", "flow", "program"},
     "codec": {"container", "entropy", "errors", "executors", "model"},
     "picture": {"errors"},
-    "api": {"codec", "container", "errors", "executors", "model", "picture"},
+    "neural": {"errors", "floating", "models", "program"},  # what runs float models
+    "api": {"codec", "container", "errors", "executors", "model", "neural", "picture"},
     "__init__": {"_version", "api", "errors", "picture"},
     "files": {"container", "errors", "picture"},
-    "arguments": {"_version", "api", "codec", "container"},
-    "cli": CODEC | {"errors"},
+    "arguments": {"_version", "api", "codec", "container", "training"},  # the fields of a recipe
+    "conformance": CODEC | {"entropy", "errors", "executors", "program"},
+    "cli": CODEC | {"conformance", "errors", "evaluation", "rtl", "training"},
     "__main__": {"cli"},
     "pillow": CODEC | {"errors"},
     "models": {"errors", "program"},
-    "lower": {"entropy", "errors", "model", "models", "program"},
+    "lower": {"entropy", "errors", "floating", "model", "models", "program"},
     "training": {"errors", "lower", "model", "models", "program"},
-    "rtl": {"entropy", "errors", "model", "program"},
+    "rtl": CODEC | {"entropy", "errors", "program"},
     "boards": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
-    "evaluation": CODEC | LEARN | {"entropy", "errors", "executors", "program"},
+    "evaluation": CODEC | LEARN | {"_version", "entropy", "errors", "executors", "program"},
     "study": CODEC | LEARN | {"boards", "entropy", "errors", "evaluation", "program", "rtl"},
 }
 # Who may import the heavy packages; a name with a dot is one file.
 HEAVY = {
-    "torch": LEARN | {"evaluation", "executors.torch", "study"},
+    "torch": LEARN | {"evaluation", "executors.torch", "neural", "study"},
     "onnx": {"executors.onnx"},
     "onnxruntime": {"executors.onnx"},
     "amaranth": {"boards", "rtl"},
+    "scipy": {"evaluation"},
+    "matplotlib": {"evaluation"},
 }
 
 

@@ -99,6 +99,7 @@ def streams(draw: st.DrawFn) -> Stream:
         weights=draw(st.binary(min_size=8, max_size=8)),
         position=draw(st.integers(0, 800)),
         stripe=draw(st.integers(1, 1024)),
+        float_arithmetic=draw(st.booleans()),
     )
     z = some if head.order else st.just(b"")
     return Stream(
@@ -191,7 +192,7 @@ def test_header_is_read_without_the_rest() -> None:
         (header(fields())[:-1] + b"!", "header is damaged"),
         (header(fields(flags=2)), "unknown flags 0x02"),
         (header(fields(flags=3)), "unknown flags"),
-        (header(fields(flags=16)), "unknown flags 0x10"),
+        (header(fields(flags=32)), "unknown flags 0x20"),
         (header(fields(flags=128)), "unknown flags"),
         (header(fields(order=3)), "order must be 0..2, not 3"),
         (header(fields(width=b"\0")), "width and height must be 1..65535, not 0 and 1"),

@@ -1,4 +1,4 @@
-"""The command `lichen`: encode, decode, info, verify, models. Each command calls the library.
+"""The command `lichen`: encode, decode, info, verify, models, eval. Each command calls the library.
 
 `lichen.arguments` holds the options and the exit codes. Errors are one line on stderr. Output goes
 to a temporary name in the folder of the output and is renamed when complete.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as end:  # -h, -V, or a usage error that argparse has reported
         return int(end.code or 0)
+    arguments.invocation = shlex.join(["lichen", *(sys.argv[1:] if argv is None else argv)])
     try:
         with _notes(shown=not arguments.quiet):
             code = COMMANDS[arguments.command](arguments)
@@ -266,6 +268,7 @@ def _info_one(arguments: argparse.Namespace, source: str, names: dict[str, str])
         "mode": _mode(header),
         "quality": header.position / 8,
         "order": models.ORDERS[header.order],
+        "arithmetic": "float" if header.float_arithmetic else "integer",
         "model": names.get(weights),
         "weights": weights,
         "stripes": header.stripes,
@@ -277,10 +280,12 @@ def _info_one(arguments: argparse.Namespace, source: str, names: dict[str, str])
     if arguments.json:
         print(json.dumps(report))
         return
+    machine = "  arithmetic float, decodes only on a like machine\n" * header.float_arithmetic
     print(
         f"{_title(source)}: {header.width}x{header.height} {report['mode']}, {len(data)} bytes, "
         f"{report['bits_per_pixel']:.4f} bpp, quality {report['quality']:g}\n"
         f"  model      {report['model'] or 'not installed'} ({weights}), {report['order']}\n"
+        f"{machine}"
         f"  stripes    {header.stripes} of {report['stripe_lines']} lines\n"
         f"  bytes      {', '.join(f'{k} {v}' for k, v in sizes.items() if v)}\n"
         f"  digest     {report['digest'] or 'none'}\n"
@@ -330,6 +335,54 @@ def _models(arguments: argparse.Namespace) -> int:
     if not models.installed():
         raise ModelError("no model came with this installation of lichen; reinstall it")
     return OK
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from lichen.evaluation import command  # heavy, and only for this command
+
+    return command.run(arguments)
+
+
+def _conformance(arguments: argparse.Namespace) -> int:
+    from lichen import conformance
+
+    return conformance.command(arguments)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        from lichen.rtl import command
+    return command.simulate(arguments, _model(arguments.model))
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        from lichen.rtl import command
+    return command.synth(arguments, _model(arguments.model))
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.training.commands import train_command
+    number = train_command(arguments)
+    return 128 + number if number else OK  # 130 or 143, as shells have it
+
+
+def _lower(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.training.commands import lower_command
+    return lower_command(arguments)
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"this needs the package {error.name}: pip install 'lichen[{name}]'"
+        ) from error
 
 
 def _for_each(arguments: argparse.Namespace, one: Callable[[str], None]) -> int:
@@ -390,4 +443,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "info": _info,
     "verify": _verify,
     "models": _models,
+    "train": _train,
+    "lower": _lower,
+    "eval": _eval,
+    "conformance": _conformance,
+    "simulate": _simulate,
+    "synth": _synth,
 }
