@@ -39,6 +39,7 @@ from lichen.picture import from_array  # noqa: E402
 from lichen.training import (  # noqa: E402
     commands,
     loss,
+    quantize,
     recipe,
     run,
     seeds,
@@ -232,6 +233,20 @@ def test_training_goes_on_from_weights_of_another_run(whole, data):
         assert torch.equal(value, expected[name]), name
 
 
+def test_transforms_of_another_model(data, tmp_path):
+    torch.manual_seed(3)
+    source = catalogue.build("balle2018", {"n": 8, "m": 8, "means": True})
+    run.save_tensors(source.state_dict(), tmp_path / "w.safetensors")
+    model = catalogue.build("minnen2020", {"n": 8, "m": 8, "slices": 2, "hidden": [8, 8]})
+    warmstart.start(model, data, Recipe(), transforms=tmp_path / "w.safetensors")
+    for name, value in model.state_dict().items():
+        if name.startswith(warmstart.TRANSFORMS):
+            assert torch.equal(value, source.state_dict()[name]), name
+    wider = catalogue.build("minnen2020", {"n": 8, "m": 16, "slices": 2, "hidden": [8, 8]})
+    with pytest.raises(LichenError, match=r"do not fit ChannelWise.*g_a\.6.*differ"):
+        warmstart.start(wider, data, Recipe(), transforms=tmp_path / "w.safetensors")
+
+
 def test_rates_weigh_alike_only_where_there_are_many(data):
     model = Student(8)
     x = data.batch(2)
@@ -258,6 +273,24 @@ def test_ms_ssim_is_a_metric(data):
     assert math.isfinite(float(terms["loss"].detach()))
     with pytest.raises(ValueError, match="'mse' or 'ms-ssim'"):
         loss.rate_distortion(coded, x, weight, "psnr")
+
+
+def test_biases_are_corrected_only_where_that_helps(data, monkeypatch):
+    models = []
+    for wreck in (False, True):
+        torch.manual_seed(0)
+        model = catalogue.build(TINY.model, TINY.arguments)
+        warmstart.start(model, data, TINY, batches=4)
+        if wreck:
+
+            def correct(model, _):
+                model.g_s[-1].bias.add_(1.0)
+
+            monkeypatch.setattr(quantize, "correct_biases", correct)
+        quantize.fit(model, [data.batch(2, step=0)], correct=wreck)
+        models.append(model.state_dict())
+    for name, value in models[0].items():
+        assert torch.equal(value, models[1][name]), name
 
 
 # Recipes

@@ -238,7 +238,8 @@ class ScaleHyperprior(QuantizableModel):
 
     def table_index(self, scale: Tensor) -> Tensor:
         """Number of the entropy table of a scale that is a multiple of 2**-SCALE_EXPONENT."""
-        return torch.bucketize(scale * 2.0**SCALE_EXPONENT, self.thresholds.to(scale), right=True)
+        scaled = (scale * 2.0**SCALE_EXPONENT).contiguous()
+        return torch.bucketize(scaled, self.thresholds.to(scale), right=True)
 
     def synthesise(self, y: Tensor) -> Tensor:
         """Dequantised latents y' -> pixels in -1..1 (not clamped where not quantised)."""

@@ -129,7 +129,8 @@ class ChannelConditional(QuantizableModel):
         x = self._transform(self.lrp_transforms[k], support).float()
         residual = 0.5 * torch.tanh(x)
         if self.latent.quantized:
-            level = torch.bucketize(x * 2.0**LRP_EXPONENT, self.lrp_levels.to(x), right=True)
+            scaled = (x * 2.0**LRP_EXPONENT).contiguous()
+            level = torch.bucketize(scaled, self.lrp_levels.to(x), right=True)
             residual = residual + (level / LRP_LEVELS - 0.5 - residual).detach()
         return self.latent.finish(rough + residual)
 
@@ -157,7 +158,8 @@ class ChannelConditional(QuantizableModel):
 
     def table_index(self, scale: Tensor) -> Tensor:
         """Number of the entropy table of a scale that is a multiple of 2**-SCALE_EXPONENT."""
-        return torch.bucketize(scale * 2.0**SCALE_EXPONENT, self.thresholds.to(scale), right=True)
+        scaled = (scale * 2.0**SCALE_EXPONENT).contiguous()
+        return torch.bucketize(scaled, self.thresholds.to(scale), right=True)
 
     @staticmethod
     def _transform(layers: nn.Module, support: list[Tensor]) -> Tensor:

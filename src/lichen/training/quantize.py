@@ -69,7 +69,8 @@ def fit(
         before = {name: value.clone() for name, value in model.state_dict().items()}
         without = _integer_loss(model, batches)
         correct_biases(model, batches)
-        if _integer_loss(model, batches) > without:  # seen with latents near zero
+        # it can do harm: a trained mean-scale hyperprior went from a loss of 1.48 to 1.68
+        if _integer_loss(model, batches) > without:
             model.load_state_dict(before)
 
 
