@@ -283,8 +283,9 @@ def _add_train(parser: _Parser, advanced: Any) -> None:
         "--rates", choices=["all"], help="train all rates in one set of weights (default)"
     )
     parser.add_argument(
-        "--weights", metavar="FILE", type=Path, help="start from these weights of another run"
-    )
+        "--weights", metavar="FILE", type=Path,
+        help="start from these weights: of another run, or a state dict of CompressAI and the like",
+    )  # fmt: skip
     parser.add_argument(
         "--transforms", metavar="FILE", type=Path,
         help="start g_a, g_s and the rate gains from these weights of another model",
@@ -315,7 +316,10 @@ def _add_train(parser: _Parser, advanced: Any) -> None:
 
 def _add_lower(parser: _Parser, advanced: Any) -> None:
     parser.epilog = "Then: lichen encode --model MODEL.safetensors photo.png"
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path,
+        help="folder of a run; or a state dict of CompressAI, of STF and WACNN, or of X-LIC",
+    )  # fmt: skip
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="the model file to write (.safetensors)"
     )

@@ -17,6 +17,9 @@ import torch
 from lichen.errors import LichenError
 from lichen.lower import lower as lower_model
 from lichen.model import from_bytes
+from lichen.models import catalogue
+from lichen.models.balle2016 import FactorizedPrior, fit_prior
+from lichen.models.layers import QuantizableModel
 from lichen.training import quantize, recipe, run
 from lichen.training.data import Photographs, list_images
 from lichen.training.processes import joined
@@ -24,6 +27,7 @@ from lichen.training.recipe import Recipe
 from lichen.training.train import Trainer, calibration_batches, load_run, new_model, train
 from lichen.training.warmstart import start
 
+PRIOR_BATCHES = 40  # of 8 crops, for weights that came without a prior
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -128,8 +132,11 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 
 def lower_command(arguments: argparse.Namespace) -> int:
-    """Write a run's averaged weights as a model file; gives 0."""
-    made, model, facts = load_run(arguments.run)
+    """Write a run's averaged weights, or a state dict of others, as a model file; gives 0."""
+    if arguments.run.is_file():
+        made, model, facts = _load_checkpoint(arguments)
+    else:
+        made, model, facts = load_run(arguments.run)
     in_float = not model.quantized_layers()
     if in_float or facts["quantized"] == "1":
         if arguments.photographs:
@@ -162,6 +169,26 @@ def lower_command(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         print(f"{arguments.model}: {len(written)} bytes, {name}, weights {report['weights']}")
     return 0
+
+
+def _load_checkpoint(
+    arguments: argparse.Namespace,
+) -> tuple[Recipe, QuantizableModel, dict[str, str]]:
+    """Read a state dict of others, as `load_run` reads a run; fit a prior where it has none."""
+    model, has_prior = catalogue.from_checkpoint(arguments.run)
+    name = catalogue.name_of(model)
+    made = Recipe(model=name, arguments=model.arguments)
+    if not has_prior:
+        if not isinstance(model, FactorizedPrior):
+            raise LichenError(f"{arguments.run} has no entropy_bottleneck, which {name} needs")
+        if not arguments.photographs:
+            raise LichenError(
+                f"{arguments.run} has no prior: give --photographs FOLDER, pictures to fit one to"
+            )
+        paths = list_images(arguments.photographs)
+        data = Photographs(paths, made.crop, torch.device("cpu"), seed=made.seed)
+        fit_prior(model, [data.batch(8, k) for k in range(PRIOR_BATCHES)])
+    return made, model.eval(), {"step": "0", "quantized": "0"}
 
 
 def keep_buffers() -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lichen.errors import LichenError
+from lichen.models import catalogue
 from lichen.models.balle2018 import ScaleHyperprior
-from lichen.models.checkpoint import read_state
+from lichen.models.checkpoint import is_foreign, names_of, read_state
 from lichen.models.layers import QuantizableModel
 from lichen.models.minnen2020 import ChannelWise
 from lichen.models.priors import SCALE_MIN, SCALE_STEP
@@ -56,7 +57,7 @@ def start(
     """
     data.drawn = 0  # what was drawn before shall make no difference
     if weights is not None:
-        load_tensors(model, weights)
+        load_weights(model, weights)
     elif recipe.start == "transform" and isinstance(model, Student):
         start_as_klt(model, block_covariance(data, batches).to(data.device))
     elif recipe.start == "transform" and _halves_four_times(model):
@@ -71,6 +72,16 @@ def start(
         position = torch.tensor([min(max(place, 0.0), 1.0)], device=data.device)
         for gains in (model.gain, model.inverse_gain):
             gains.copy_(interpolate(gains, position).log().flatten(1).expand_as(gains))
+
+
+def load_weights(model: QuantizableModel, path: Path) -> None:
+    """Load the weights of a run, or a state dict of others. Raises LichenError, OSError."""
+    if path.exists() and not path.is_dir():
+        state = read_state(path)
+        if state.keys() != model.state_dict().keys() and is_foreign(names_of(state)):
+            catalogue.load_checkpoint(model, state)
+            return
+    load_tensors(model, path)
 
 
 @torch.no_grad()
