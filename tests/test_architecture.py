@@ -43,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"errors", "program"},
     "lower": {"entropy", "errors", "floating", "model", "models", "program"},
     "training": {"errors", "lower", "model", "models", "program"},
-    "rtl": CODEC | {"entropy", "errors", "program"},
+    "rtl": CODEC | {"crc32c", "entropy", "errors", "program"},
     "boards": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
     "evaluation": CODEC | LEARN | {"_version", "entropy", "errors", "executors", "program"},
     "study": CODEC | LEARN | {"boards", "entropy", "errors", "evaluation", "program", "rtl"},

@@ -27,7 +27,7 @@ def check(
     latents, hyper_latents: the channels that the model's gains and z_tables have.
     """
     if order != "factorised" and reduction != Z_REDUCTION:
-        raise ContractError(f"the reduction must be {Z_REDUCTION} where there is z, not {reduction}")
+        raise ContractError(f"with z the reduction must be {Z_REDUCTION}, not {reduction}")
     for rows, columns in ((1, 1), (2, 3)):
         known: dict[str, tuple[Shape, str]] = {}
         known["x"] = (3, rows * reduction, columns * reduction), "s8"

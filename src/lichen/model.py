@@ -25,6 +25,8 @@ from lichen.program import file as program_file
 from lichen.program.check import infer_shapes, macs_per_pixel
 
 FORMAT = 1
+# What reading a document that is not ours may raise: of other keys, types, sizes, depths.
+FAULTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 POSITIONS = 800  # quality 0..100 in eighths
 GAIN_ROWS = 51  # rows of the gain tables, evenly spaced over the positions
 ROW_STEP = POSITIONS // (GAIN_ROWS - 1)
@@ -160,7 +162,7 @@ def from_bytes(data: bytes) -> Model:
             metadata,
             digest_of(data),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except FAULTS as error:
         raise ModelError(
             f"not a lichen model file ({type(error).__name__}: {error}); "
             "give one that `lichen lower` or a release has written"

@@ -1,0 +1,1 @@
+"""Program x folding -> netlist: the accelerator, in Amaranth."""

@@ -1,0 +1,301 @@
+"""Codec: the two cores, from pixels to the `S` chunks of a stream and back.
+
+Encoder    pixels -[Analysis]-> z, index, symbols -[EntropyEncoder]-> bytes
+Decoder    bytes -[EntropyDecoder]-> z -[Synthesis]-> index -[EntropyDecoder]-> symbols
+                                                           -[Synthesis]-> pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from lichen.errors import ModelError
+from lichen.model import Model
+from lichen.rtl import rans_tables
+from lichen.rtl.chunks import BYTES, STRIPE_BITS, Framing
+from lichen.rtl.convolution import Face
+from lichen.rtl.entropy_decoder import EntropyDecoder
+from lichen.rtl.entropy_encoder import EntropyEncoder, Room
+from lichen.rtl.fold import Placement, Plan
+from lichen.rtl.graph import Tensor
+from lichen.rtl.lanes import Relane, connect
+from lichen.rtl.load import blocks
+from lichen.rtl.pixels import Analysis, Synthesis
+from lichen.rtl.rans_decoder import Status
+from lichen.rtl.stripes import StripeEnds
+
+LOOKAHEAD = 3  # rows of z that the hyper-synthesis wants below the one whose y is decoded
+DECODER_ROWS = 4096  # of the search trees of the tables of y, and of those of z
+
+
+@dataclass(frozen=True)
+class Substream:
+    """One of the two substreams of a stripe: its tables and the values of a unit."""
+
+    tables: Any
+    table_of_channel: tuple[int, ...]  # empty: the index says it
+    channels: int
+    per_unit: int
+
+
+def substreams(model: Model, plan: Plan) -> tuple[Substream, Substream]:
+    """Give those of z and y. Raises ModelError where the tables of z are not side by side."""
+    first, last = int(model.z_tables.min()), int(model.z_tables.max())
+    if first == 0:
+        raise ModelError(f"model {model.name}: the tables of z must follow those of y")
+    z = rans_tables.subset(model.tables, first, last - first + 1)
+    y = rans_tables.subset(model.tables, 0, first)
+    order = tuple(int(number) - first for number in model.z_tables)
+    tensor = _index(plan)
+    m = tensor.channels
+    return (
+        Substream(z, order, len(order), len(order)),
+        Substream(y, (), m, m * tensor.scale**2),
+    )
+
+
+def _index(plan: Plan) -> Tensor:
+    return next(tensor for tensor in plan.graph.outputs if tensor.name == "h_s.index")
+
+
+def room_for(plan: Plan, streams: tuple[Substream, Substream], stripe: int, bits: float) -> Room:
+    """Give the buffers of a stripe of `stripe` units of height and `bits` per pixel at most."""
+    units = stripe * plan.units[1]
+    reduction = max(tensor.scale for tensor in (*plan.graph.inputs, *plan.graph.outputs))
+    words = int(units * reduction**2 * bits / 16) + 16
+    z, y = (units * part.per_unit for part in streams)
+    return Room(z, y, max(64, words // 4), words)
+
+
+class _Core(wiring.Component):
+    """What both cores have: a network of pixels, and the settings of a picture.
+
+    stripe: units of height in a stripe, up to the built one; stripes: of the picture. The other
+    settings are those of `pixels.py`. All stay during pictures and change in reset only.
+    """
+
+    def _settings(self, inner: wiring.Component, keep: Mapping[str, Any]) -> dict[str, Any]:
+        ports = {n: v for n, v in inner.signature.members.items() if v.is_port or n == "load"}
+        for pair in inner.loops:  # type: ignore[attr-defined]
+            ports |= {name: inner.signature.members[name] for name in pair}
+        return {**ports, "stripe": In(STRIPE_BITS), "stripes": In(STRIPE_BITS), **keep}
+
+    def _join(self, m: Module, inner: wiring.Component, ports: Mapping[str, Any]) -> None:
+        for name, member in inner.signature.members.items():
+            if name not in ports:
+                continue
+            mine, its = getattr(self, name), getattr(inner, name)
+            if member.is_port:
+                m.d.comb += its.eq(mine)
+            elif member.flow == wiring.In:
+                connect(m, mine, its)
+            else:
+                connect(m, its, mine)
+
+
+class Encoder(_Core):
+    """The encoder core: a pixel per beat in, bytes of `S` chunks out.
+
+    overflows: one bit per stripe, 1 where its substream was longer than `room`.
+
+    Throughput: a picture per `plan.cycles`. Latency: see docs/accelerator.md.
+    """
+
+    def __init__(
+        self, model: Model, plan: Plan, *, stripe: int = 1, bits_per_pixel: float = 4.0,
+        placement: Placement | None = None, face: Face = "plain",
+    ) -> None:  # fmt: skip
+        self.plan = plan
+        self.analysis = Analysis(plan, placement=placement, face=face)
+        self.loops = self.analysis.loops
+        self.streams = substreams(model, plan)
+        self.shapes = [rans_tables.encoder_shape(part.tables) for part in self.streams]
+        self.first_memory = self.analysis.network.memories
+        self.entropy = EntropyEncoder(
+            self.shapes[0], self.shapes[1], room_for(plan, self.streams, stripe, bits_per_pixel),
+            self.analysis.network.bus, self.first_memory,
+        )  # fmt: skip
+        ports = {"pixels": self.analysis.signature.members["pixels"]}
+        ports |= {"bytes": Out(BYTES), "overflows": Out(stream.Signature(1))}
+        self.ports = self._settings(self.analysis, ports)
+        super().__init__(self.ports)
+
+    def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
+        """Give the words of `load` for a model at a quality position."""
+        words = self.analysis.network.contents(model.gains(position))
+        memories: list[bytes] = []
+        for part, shape in zip(self.streams, self.shapes):
+            memories += rans_tables.encoder_contents(part.tables, shape)
+        return np.concatenate([words, blocks(enumerate(memories, self.first_memory))])
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.analysis = analysis = self.analysis
+        m.submodules.entropy = entropy = self.entropy
+        self._join(m, analysis, self.ports)
+        connect(m, entropy.bytes, self.bytes)
+        connect(m, entropy.overflows, self.overflows)
+        m.d.comb += entropy.stripes.eq(self.stripes)
+        lanes = self.plan.lanes
+        z_part, y_part = self.streams
+        units = (self.unit_rows, self.unit_columns, self.stripe)
+
+        m.submodules.z_one = z = Relane(8, lanes, 1)
+        connect(m, analysis.h_a_z, z.input)
+        z_ends = StripeEnds(m, "z", z_part.per_unit, *units)
+        table = channel_table(m, "z", z_part, z_ends.step)
+        m.d.comb += [
+            entropy.z.valid.eq(z.output.valid),
+            z.output.ready.eq(entropy.z.ready),
+            z_ends.step.eq(z.output.valid & entropy.z.ready),
+            entropy.z.payload.eq(
+                Cat(_extended(z.output.payload, 8, 16), _cut(table, self.shapes[0].tables),
+                    z_ends.last)
+            ),
+        ]  # fmt: skip
+
+        m.submodules.symbol_one = symbol = Relane(16, lanes, 1)
+        m.submodules.index_one = index = Relane(8, lanes, 1)
+        connect(m, analysis.quantize_symbols, symbol.input)
+        connect(m, analysis.h_s_index, index.input)
+        y_ends = StripeEnds(m, "y", y_part.per_unit, *units)
+        both = symbol.output.valid & index.output.valid
+        m.d.comb += [
+            entropy.y.valid.eq(both),
+            symbol.output.ready.eq(both & entropy.y.ready),
+            index.output.ready.eq(both & entropy.y.ready),
+            y_ends.step.eq(both & entropy.y.ready),
+            entropy.y.payload.eq(
+                Cat(symbol.output.payload, _cut(index.output.payload, self.shapes[1].tables),
+                    y_ends.last)
+            ),
+        ]  # fmt: skip
+        return m
+
+
+class Decoder(_Core):
+    """The decoder core: the bytes of chunks in, a pixel per beat out.
+
+    framings: one per picture; z_statuses, y_statuses: one per stripe; what is not OK was concealed
+    by zeros. Whatever the bytes are, every picture has all of its pixels.
+
+    Throughput: a picture per `plan.cycles`. Latency: see docs/accelerator.md.
+    """
+
+    def __init__(
+        self, model: Model, plan: Plan, *, stripe: int = 1, bits_per_pixel: float = 4.0,
+        placement: Placement | None = None, face: Face = "plain",
+    ) -> None:  # fmt: skip
+        self.plan = plan
+        self.synthesis = Synthesis(plan, placement=placement, face=face)
+        self.loops = self.synthesis.loops
+        self.streams = substreams(model, plan)
+        self.shapes = [
+            rans_tables.decoder_shape(part.tables, DECODER_ROWS) for part in self.streams
+        ]
+        self.first_memory = self.synthesis.network.memories
+        self.entropy = EntropyDecoder(
+            self.shapes[0], self.shapes[1], room_for(plan, self.streams, stripe, bits_per_pixel),
+            self.synthesis.network.bus, self.first_memory, -(-LOOKAHEAD // stripe) + 1,
+        )  # fmt: skip
+        ports = {
+            "pixels": self.synthesis.signature.members["pixels"],
+            "bytes": In(BYTES),
+            "framings": Out(stream.Signature(Framing)),
+            "z_statuses": Out(stream.Signature(Status)),
+            "y_statuses": Out(stream.Signature(Status)),
+        }
+        self.ports = self._settings(self.synthesis, ports)
+        super().__init__(self.ports)
+
+    def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
+        """Give the words of `load` for a model at a quality position."""
+        words = self.synthesis.network.contents(model.gains(position))
+        memories: list[bytes] = []
+        for part, shape in zip(self.streams, self.shapes):
+            memories += rans_tables.decoder_contents(part.tables, shape)
+        return np.concatenate([words, blocks(enumerate(memories, self.first_memory))])
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.synthesis = synthesis = self.synthesis
+        m.submodules.entropy = entropy = self.entropy
+        self._join(m, synthesis, self.ports)
+        connect(m, self.bytes, entropy.bytes)
+        for name in ("framings", "z_statuses", "y_statuses"):
+            connect(m, getattr(entropy, name), getattr(self, name))
+        m.d.comb += entropy.stripes.eq(self.stripes)
+        lanes = self.plan.lanes
+        z_part, y_part = self.streams
+        units = (self.unit_rows, self.unit_columns, self.stripe)
+
+        # The table of every value of z is known beforehand; what is not there yet waits for bytes.
+        z_ends = StripeEnds(m, "z", z_part.per_unit, *units)
+        table = channel_table(m, "z", z_part, z_ends.step)
+        ready = Signal()  # the length of a row is known two cycles after reset
+        settled = Signal()
+        m.d.sync += [settled.eq(1), ready.eq(settled)]
+        m.d.comb += [
+            entropy.z_indices.valid.eq(ready),
+            z_ends.step.eq(ready & entropy.z_indices.ready),
+            entropy.z_indices.payload.eq(Cat(_cut(table, self.shapes[0].tables), z_ends.last)),
+        ]
+        m.submodules.z_lanes = z = Relane(8, 1, lanes)
+        m.d.comb += [
+            z.input.payload.eq(entropy.z.payload.item[:8]),
+            z.input.valid.eq(entropy.z.valid),
+            entropy.z.ready.eq(z.input.ready),
+        ]
+        connect(m, z.output, synthesis.h_s_z)
+
+        m.submodules.index_one = index = Relane(8, lanes, 1)
+        connect(m, synthesis.h_s_index, index.input)
+        y_ends = StripeEnds(m, "y", y_part.per_unit, *units)
+        m.d.comb += [
+            entropy.y_indices.valid.eq(index.output.valid),
+            index.output.ready.eq(entropy.y_indices.ready),
+            y_ends.step.eq(index.output.valid & entropy.y_indices.ready),
+            entropy.y_indices.payload.eq(
+                Cat(_cut(index.output.payload, self.shapes[1].tables), y_ends.last)
+            ),
+        ]
+        m.submodules.symbol_lanes = symbol = Relane(16, 1, lanes)
+        m.d.comb += [
+            symbol.input.payload.eq(entropy.y.payload.item),
+            symbol.input.valid.eq(entropy.y.valid),
+            entropy.y.ready.eq(symbol.input.ready),
+        ]
+        connect(m, symbol.output, synthesis.g_s_symbols)
+        return m
+
+
+def channel_table(m: Module, name: str, part: Substream, step: Value) -> Value:
+    """Count the channels of a position; give the table of the present one."""
+    channel = Signal(range(max(2, part.channels)), name=f"{name}_channel")
+    with m.If(step):
+        m.d.sync += channel.eq(channel + 1)
+        with m.If(channel == part.channels - 1):
+            m.d.sync += channel.eq(0)
+    if part.table_of_channel == tuple(range(part.channels)):
+        return channel
+    bits = max(part.table_of_channel).bit_length()
+    return Array(Const(number, max(1, bits)) for number in part.table_of_channel)[channel]
+
+
+def _cut(value: Value, tables: int) -> Value:
+    """Bring a table number to the bits that its layout has."""
+    bits = max(1, (max(2, tables) - 1).bit_length())
+    return Cat(value, Const(0, bits))[:bits]
+
+
+def _extended(value: Value, bits: int, to: int) -> Value:
+    """Repeat the sign bit."""
+    return Cat(value, value[bits - 1].replicate(to - bits))

@@ -1,0 +1,219 @@
+"""Convolution: window buffer, weights, array, requantiser and tile buffer, one stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from lichen.program.ops import Conv
+from lichen.rtl import layer as layers
+from lichen.rtl.lanes import beat, connect
+from lichen.rtl.layer import BITS, Folding, Layer
+from lichen.rtl.leaf import LoadBus, MacArray, Memory, Style, fill
+from lichen.rtl.requantise import Requantise
+from lichen.rtl.tile import TileBuffer
+from lichen.rtl.window import Window
+
+Face = Literal["plain", "packed"]
+
+
+class Convolution(wiring.Component):
+    """A convolution, with the pixel unshuffle before it and the pixel shuffle after it, if any.
+
+    input: beats of `lanes` values; output: beats of `folding.beat`. rows, columns: of the input,
+    as `Layer` counts them; constant while the stage runs. bus: fills the weights (memory
+    `number`) and the parameters (`number + 1`), see `contents`.
+
+    Throughput: `layers.frame_cycles` per frame. Latency: from the last value of the columns that a
+    group of positions looks at to the first value of the group,
+    load_cycles + group_cycles + lanes + 16 cycles.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        folding: Folding,
+        *,
+        lanes: int,
+        max_columns: int,
+        max_rows: int,
+        bus: LoadBus,
+        number: int,
+        ring_style: Style = "auto",
+        weight_style: Style = "auto",
+        face: Face = "plain",
+    ) -> None:
+        self.layer, self.folding, self.bus, self.number = layer, folding, bus, number
+        self.face: Face = face
+        self.weight_style: Style = weight_style
+        self.window = Window(
+            layer, folding, lanes=lanes, max_columns=max_columns, max_rows=max_rows,
+            style=ring_style,
+        )  # fmt: skip
+        self.max_columns = max_columns
+        super().__init__(
+            {
+                "input": In(beat(BITS[layer.x] * lanes)),
+                "output": Out(beat(BITS[layer.y] * folding.beat)),
+                "rows": In(range(max_rows + 1)),
+                "columns": In(range(max_columns + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        layer, folding = self.layer, self.folding
+        m.submodules.window = window = self.window
+        weights, current = self._weights(m)
+        array = MacArray(
+            lanes=folding.lanes,
+            outputs=folding.outputs,
+            pixels=folding.pixels,
+            x_bits=BITS[layer.x],
+            x_signed=layer.x != "u8",
+            sum_bits=layer.sum_bits,
+            shift=folding.beat,
+            face=self.face,
+        )
+        m.submodules.array = array.instance()
+        m.submodules.requantise = requantise = Requantise(
+            layer, folding, self.max_columns, self.bus, self.number + 1
+        )
+        m.submodules.tiles = tiles = TileBuffer(layer, folding, self.max_columns)
+        connect(m, self.input, window.input)
+        connect(m, tiles.output, self.output)
+        m.d.comb += [
+            window.rows.eq(self.rows),
+            window.columns.eq(self.columns),
+            requantise.columns.eq(self.columns),
+            tiles.columns.eq(self.columns),
+            window.room.eq(tiles.room),
+            tiles.start.eq(window.start),
+            weights.read_enable.eq(1),
+            array.valid.eq(window.valid),
+            array.first.eq(window.first),
+            array.last.eq(window.last),
+            array.x.eq(window.x),
+            array.w.eq(current),
+            requantise.done.eq(array.done),
+            requantise.head.eq(array.head),
+            array.next.eq(requantise.next),
+            tiles.valid.eq(requantise.valid),
+            tiles.value.eq(requantise.value),
+        ]
+        return m
+
+    def _weights(self, m: Module) -> tuple[Memory, Value]:
+        """Add the weight memory; give it and the weights of the beat, `PIPELINE` cycles late.
+
+        A word holds several beats where those are narrow; a register then takes the one that counts
+        and stands for the memory's own output register.
+        """
+        layer, folding = self.layer, self.folding
+        bits, pack = 8 * folding.lanes * folding.outputs, layers.weight_pack(folding)
+        memory = Memory(
+            bits * pack,
+            layers.weight_words(layer, folding),
+            style=self.weight_style,
+            latency=layers.PIPELINE if pack == 1 else layers.PIPELINE - 1,
+        )
+        m.submodules.weights = memory.instance()
+        fill(m, self.bus, self.number, memory, "weights")
+        skip = pack.bit_length() - 1
+        m.d.comb += memory.read_address.eq(self.window.address >> skip)
+        if pack == 1:
+            return memory, memory.read_data
+        part, current = Signal(skip), Signal(bits)
+        m.d.sync += part.eq(self.window.address[:skip])
+        m.d.sync += current.eq(memory.read_data.word_select(part, bits))
+        return memory, current
+
+
+def columns_of(
+    op: Conv, unshuffle: int, shuffle: int
+) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.uint8]]:
+    """Give weights, biases and shifts in the order of a stage with these shuffles merged.
+
+    Weights: (passes, outputs of a pass, kernel rows, kernel columns, channels of a column), where
+    a column is `unshuffle` pixels with their channels innermost, and so are the outputs of a pass.
+    """
+    outputs, inputs, kernel_h, kernel_w = op.weight.shape
+    r, s = unshuffle, shuffle
+    # Channel c * r * r + dy * r + dx of the unshuffled picture: line dy, pixel dx.
+    weight = op.weight.reshape(outputs, inputs // r**2, r, r, kernel_h, kernel_w)
+    weight = weight.transpose(0, 4, 2, 5, 3, 1)  # outputs, kernel row, dy, kernel column, dx, c
+    weight = weight.reshape(outputs, kernel_h * r, kernel_w, inputs // r)
+
+    def order(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Outputs c * s * s + dy * s + dx -> (dy, (dx, c))."""
+        rest = values.shape[1:]
+        split = values.reshape(outputs // s**2, s, s, *rest)
+        return np.ascontiguousarray(
+            split.transpose(1, 2, 0, *range(3, split.ndim)).reshape(s, outputs // s, *rest)
+        )
+
+    return order(weight), order(op.bias), order(op.shift)  # type: ignore[return-value]
+
+
+def contents(op: Conv, folding: Folding, unshuffle: int = 1, shuffle: int = 1) -> list[bytes]:
+    """Give the words of the two memories of a stage: its weights and its parameters.
+
+    Each word is padded to a multiple of 4 bytes, as the load bus takes it.
+    """
+    weight, bias, shift = columns_of(op, unshuffle, shuffle)
+    passes, outputs, kernel_h, kernel_w, channels = weight.shape
+    f = folding
+    words = weight.reshape(
+        passes, outputs // f.outputs, f.outputs, kernel_h, kernel_w,
+        channels // f.lanes, f.lanes,
+    )  # fmt: skip
+    # In time: pass, tile, kernel row, channels, kernel column; in a word: output, lane.
+    words = words.transpose(0, 1, 3, 5, 4, 2, 6).reshape(-1, f.outputs * f.lanes)
+    pack = layers.weight_pack(f)
+    count = -(-len(words) // pack)
+    full = np.zeros((count * pack, words.shape[1]), np.int8)
+    full[: len(words)] = words
+    full = full.reshape(count, -1)
+    padded = np.zeros((count, -(-full.shape[1] // 4) * 4), np.int8)
+    padded[:, : full.shape[1]] = full
+    size = 4 * -(-(37 * f.beat) // 32)
+    parameters = bytearray()
+    pairs = list(zip(bias.reshape(-1).tolist(), shift.reshape(-1).tolist()))
+    for first in range(0, len(pairs), f.beat):
+        word = 0
+        for lane, (one_bias, one_shift) in enumerate(pairs[first : first + f.beat]):
+            word |= ((one_bias & 0xFFFFFFFF) | one_shift << 32) << (37 * lane)
+        parameters += word.to_bytes(size, "little")
+    return [padded.tobytes(), bytes(parameters)]
+
+
+def layer_of(op: Conv, x: str, bound: int, unshuffle: int = 1, shuffle: int = 1) -> Layer:
+    """Describe a Conv as a stage computes it. Raises ValueError where there is no hardware for it.
+
+    x: the type of its input. bound: of its sums, biases and rounding included.
+    """
+    outputs, inputs, kernel_h, kernel_w = op.weight.shape
+    top, left, bottom, right = op.padding
+    if op.groups != 1:
+        raise ValueError(f"{op.output}: no hardware for groups ({op.groups}); use groups = 1")
+    if top + bottom != kernel_h - op.stride or left + right != kernel_w - op.stride:
+        raise ValueError(
+            f"{op.output}: padding must be kernel - stride on each axis "
+            f"({kernel_h - op.stride}), not {op.padding}"
+        )
+    return Layer(
+        channels=inputs // unshuffle,
+        outputs=outputs,
+        kernel=(kernel_h * unshuffle, kernel_w),
+        stride=(op.stride * unshuffle, op.stride),
+        padding=(top * unshuffle, left),
+        passes=shuffle,
+        x=x,  # type: ignore[arg-type]
+        y=op.dtype,
+        sum_bits=int(bound).bit_length() + 1,
+    )

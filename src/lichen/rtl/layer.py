@@ -1,0 +1,154 @@
+"""Layer and folding: what a convolution stage computes, and how many multipliers compute it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from lichen.program.ops import DType
+
+BITS: dict[DType, int] = {"u8": 8, "s8": 8, "s16": 16}
+PIPELINE = 2  # cycles from the player's counters to the array: memory, then shift register
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution as a stage sees it: its input is rows of columns of `channels` values.
+
+    A PixelUnshuffle(r) before it is no work at all: r pixels of a line, channels innermost, are one
+    column of r * C channels, and r lines are r rows of the kernel. A PixelShuffle(r) after it is an
+    order of computing: `passes` = r, one pass over the row of columns for each line of the output.
+
+    channels: of a column of the input. outputs: of all passes together, for one column.
+    kernel, stride: (rows, columns). padding: (top, left); bottom and right follow, because the
+    padding of an axis is kernel - stride in all, so that sizes divide by the stride exactly.
+    sum_bits: of the signed accumulator, biases and rounding included.
+    """
+
+    channels: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    passes: int
+    x: DType
+    y: DType
+    sum_bits: int
+
+    @property
+    def macs(self) -> int:
+        """Products per column of the output (of all its passes)."""
+        return self.channels * self.outputs * self.kernel[0] * self.kernel[1]
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How a layer is folded: `lanes` input channels x `outputs` x `pixels` products per cycle.
+
+    lanes: 1..4, divides `word`. outputs: divides the outputs of a pass. pixels: neighbouring
+    positions of the output; even where two products share a DSP (8-bit inputs).
+    word: channels in a word of the line memory and of the patch. beat: values in a beat of the
+    output; divides `outputs`.
+    """
+
+    lanes: int
+    outputs: int
+    pixels: int
+    word: int
+    beat: int = 1
+
+
+def window_columns(layer: Layer, folding: Folding) -> int:
+    """Columns of the input that a group of output positions looks at."""
+    return (folding.pixels - 1) * layer.stride[1] + layer.kernel[1]
+
+
+def tile_beats(layer: Layer, folding: Folding) -> int:
+    """Cycles of one tile: `outputs` x `pixels` sums."""
+    return layer.kernel[0] * layer.kernel[1] * layer.channels // folding.lanes
+
+
+def tiles(layer: Layer, folding: Folding) -> int:
+    """Tiles of one group in one pass."""
+    return layer.outputs // layer.passes // folding.outputs
+
+
+def group_cycles(layer: Layer, folding: Folding) -> int:
+    """Cycles that the array spends on a group of `pixels` positions in one pass."""
+    return tile_beats(layer, folding) * tiles(layer, folding)
+
+
+def load_cycles(layer: Layer, folding: Folding) -> int:
+    """Cycles that the window buffer takes to bring a group's columns to its patch memory."""
+    words = layer.channels // folding.word
+    return layer.kernel[0] * window_columns(layer, folding) * words + LOAD_OVERHEAD
+
+
+def weight_pack(folding: Folding) -> int:
+    """Beats of weights in one word of their memory: a power of two that fills up to 72 bits."""
+    bits, pack = 8 * folding.lanes * folding.outputs, 1
+    while 2 * pack * bits <= 72:
+        pack *= 2
+    return pack
+
+
+def weight_words(layer: Layer, folding: Folding) -> int:
+    """Words of the weight memory."""
+    return ceil(layer.passes * group_cycles(layer, folding) / weight_pack(folding))
+
+
+LOAD_OVERHEAD = 6  # decisions before a load, and the way through the line memory after it
+
+
+def frame_cycles(layer: Layer, folding: Folding, rows: int, columns: int) -> int:
+    """Cycles per frame in steady state; rows and columns are those of the layer's input.
+
+    The array's cycles, or the window buffer's, or the output's where those are more.
+    """
+    positions = columns // layer.stride[1]
+    groups = ceil(positions / folding.pixels)
+    drain = folding.pixels * layer.outputs // layer.passes // folding.beat
+    longest = max(group_cycles(layer, folding), load_cycles(layer, folding), drain)
+    return rows // layer.stride[0] * layer.passes * groups * longest
+
+
+def multipliers(folding: Folding) -> int:
+    """Products per cycle."""
+    return folding.lanes * folding.outputs * folding.pixels
+
+
+def dsps(layer: Layer, folding: Folding) -> int:
+    """DSP48E2 of the array: two 8-bit products in one, or one product with a 16-bit input."""
+    return multipliers(folding) // (2 if BITS[layer.x] == 8 else 1)
+
+
+def ring_words(layer: Layer, folding: Folding, columns: int) -> int:
+    """Words of the line memory for inputs of up to `columns` columns, without stalling anybody.
+
+    (kernel rows - 1) rows are read again. While a row of the output is computed, `stride` rows
+    arrive and one is given back; with passes, the first one needs all of its last row at once, and
+    only the last one gives back. Two groups of columns come on top.
+    """
+    passes = layer.passes
+    rows = layer.kernel[0] - 1 + layer.stride[0] - 1 + 2 * (passes - 1) / passes
+    slack = 2 * folding.pixels * layer.stride[1] + layer.kernel[1] + 2
+    return (ceil(rows * columns) + slack) * (layer.channels // folding.word)
+
+
+def check(layer: Layer, folding: Folding) -> None:
+    """Raise ValueError where a folding does not suit a layer; the message says what would."""
+    f, columns = folding, layer.outputs // layer.passes
+    _require(layer.channels % f.word == 0, f"word must divide the {layer.channels} channels", f)
+    _require(1 <= f.lanes <= 4 and f.word % f.lanes == 0, "lanes must be 1..4 and divide word", f)
+    _require(columns % f.outputs == 0, f"outputs must divide {columns}", f)
+    _require(f.outputs % f.beat == 0, "beat must divide outputs", f)
+    paired = BITS[layer.x] == 16 or f.pixels % 2 == 0
+    _require(paired, "pixels must be even: two share a DSP", f)
+    handed = f.pixels * f.outputs // f.beat + f.lanes + 1
+    beats = tile_beats(layer, f)
+    _require(handed <= beats, f"sums of a tile take {handed} cycles, more than its {beats}", f)
+
+
+def _require(condition: bool, what: str, folding: Folding) -> None:
+    if not condition:
+        raise ValueError(f"folding: {what}; found {folding}")

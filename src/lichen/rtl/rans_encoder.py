@@ -1,0 +1,81 @@
+"""rANS encoder: the symbols of a substream in, its words in the order of decoding out."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lichen.rtl.lanes import connect
+from lichen.rtl.leaf import LoadBus, Style
+from lichen.rtl.rans_push import RansPush
+from lichen.rtl.rans_tables import EncoderShape
+from lichen.rtl.stripe_buffer import StripeBuffer, sequence
+from lichen.rtl.symbol_steps import SymbolSteps, symbol_layout
+
+
+class RansEncoder(wiring.Component):
+    """Code sequences of symbols as `entropy.encode` does, to the byte.
+
+        symbols --[StripeBuffer]--> backwards --[SymbolSteps]--> steps --[RansPush]--> words
+                                                       backwards --[StripeBuffer]--> words
+
+    symbols: items of symbol_layout, in the order of decoding; `last` ends a substream. words: 16
+    bits each, states first; counts: how many, before them, `overflow` set if they were more than
+    `words`: the substream is then cut off and of no use. capacity: symbols of the longest
+    substream. descriptors, entries: numbers of the table memories on the load bus.
+
+    Throughput: lanes / 6 symbols per cycle (one per 6 cycles and lane; an escaped symbol holds all
+    lanes for 6 cycles per group), 12 cycles per lane and substream. A substream is coded while the
+    next one comes in. Latency: the whole substream in, coded, and about 40 cycles.
+    """
+
+    def __init__(
+        self,
+        shape: EncoderShape,
+        lanes: int,
+        capacity: int,
+        words: int,
+        bus: LoadBus,
+        descriptors: int,
+        entries: int,
+        style: Style = "auto",
+    ) -> None:
+        item = symbol_layout(shape.tables).size
+        word = shape.coder.word_bits
+        ultra = style == "ultra"
+        self.symbol_buffer = StripeBuffer(item, capacity, max(1, 72 // item), style)
+        self.word_buffer = StripeBuffer(word, words, 72 // word if ultra else 1, style)
+        self.steps = SymbolSteps(
+            shape,
+            lanes,
+            self.symbol_buffer.count_layout,
+            bus,
+            descriptors,
+            entries,
+            style,
+        )
+        self.push = RansPush(shape.coder, lanes)
+        self.count_layout = self.word_buffer.count_layout
+        super().__init__(
+            {
+                "symbols": In(sequence(item)),
+                "words": Out(sequence(word)),
+                "counts": Out(stream.Signature(self.count_layout)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.symbol_buffer = self.symbol_buffer
+        m.submodules.steps = self.steps
+        m.submodules.push = self.push
+        m.submodules.word_buffer = self.word_buffer
+        connect(m, self.symbols, self.symbol_buffer.input)
+        connect(m, self.symbol_buffer.output, self.steps.symbols)
+        connect(m, self.symbol_buffer.counts, self.steps.counts)
+        connect(m, self.steps.steps, self.push.steps)
+        connect(m, self.push.words, self.word_buffer.input)
+        connect(m, self.word_buffer.output, self.words)
+        connect(m, self.word_buffer.counts, self.counts)
+        return m

@@ -1,0 +1,126 @@
+"""Report: plans, trials and synthesised stages as text and as values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lichen.rtl import fold
+from lichen.rtl import layer as layers
+from lichen.rtl.fold import Part, Plan, Resources
+from lichen.rtl.trial import Trial
+
+COLUMNS = ("dsp", "bram36", "uram", "lut", "ff")
+
+
+def trial_text(trial: Trial, plan: Plan) -> str:
+    """Give what `lichen simulate` prints."""
+    lines = [
+        "identical" if not trial.difference else f"DIFFERENT: {trial.difference}",
+        f"{trial.core} core for {trial.board}, {trial.width}x{trial.height}:",
+        f"  {trial.cycles} cycles for one picture, the first output after {trial.latency}",
+    ]
+    if trial.per_picture:
+        lines.append(f"  {trial.per_picture} cycles per picture in a row ({trial.planned} planned)")
+    lines += [
+        f"  {trial.cycles_per_pixel:.3f} cycles per pixel, {trial.frames_per_second:.1f} pictures "
+        f"of this size per second at an assumed clock of {trial.clock_hz / 1e6:g} MHz",
+        f"  built for {plan.target.width}x{plan.target.height}: {plan.cycles} cycles, "
+        f"{plan.target.clock_hz / plan.cycles:.1f} frames/s",
+        *(f"  {name} waited {count} cycles" for name, count in trial.waits.items()),
+        "  share of the cycles in which each array multiplied:",
+        *(f"    {name:24} {share:6.1%}" for name, share in trial.occupancy.items()),
+        f"  built in {trial.build_seconds:.0f} s, ran in {trial.run_seconds:.0f} s",
+    ]
+    return "\n".join(lines)
+
+
+def totals(plan: Plan, part: Part) -> tuple[Resources, fold.Placement]:
+    """Give all that a plan takes on a part, with its long delays outside where they must be."""
+    placement = fold.place(plan.memories, part, external=True)
+    return plan.logic + placement.resources, placement
+
+
+def plan_text(plan: Plan, part: Part, measured: Mapping[str, Any]) -> str:
+    """Give what `lichen synth` prints: a line for each stage, then the sums against the part."""
+    total, placement = totals(plan, part)
+    lines = [
+        f"{'stage':24} {'lanes x outputs x pixels':>24} {'cycles':>9} {'busy':>6} "
+        f"{'DSP':>5} {'weights':>12} {'lines':>12} {'LUT':>6} {'FF':>6}"
+    ]
+    for stage in plan.stages:
+        f, name = stage.folding, stage.stage.name
+        if f is None:
+            lines.append(f"{name:24} {type(stage.stage.op).__name__:>24} {stage.cycles:9}")
+            continue
+        ring, weights = stage.memories[:2]
+        lines.append(
+            f"{name:24} {f'{f.lanes} x {f.outputs} x {f.pixels}':>24} {stage.cycles:9} "
+            f"{stage.busy / plan.cycles:6.1%} {stage.logic.dsp:5} "
+            f"{f'{weights.width}x{weights.depth}':>12} {f'{ring.width}x{ring.depth}':>12} "
+            f"{stage.logic.lut:6} {stage.logic.ff:6}"
+        )
+        if name in measured:
+            found = measured[name]
+            text = ", ".join(f"{key} {value}" for key, value in found.items())
+            lines.append(f"{'':24} {'synthesised:':>24} {text}")
+    lines.append("")
+    lines += [
+        f"delay {buffer.tensor.name} before {buffer.stage}: {buffer.depth} positions, "
+        f"{buffer.bits / 8192:.0f} KiB"
+        + (" (outside)" if any(m.stage == buffer.stage for m in placement.external) else "")
+        for buffer in plan.buffers
+    ]
+    lines += [
+        f"{name}: its first 64 lines leave when {lag:.0f} lines have come in"
+        for name, lag in plan.lag_lines.items()
+    ]
+    lines += [
+        "",
+        f"{plan.cycles} cycles per frame, {plan.target.clock_hz / plan.cycles:.1f} frames/s at an "
+        f"assumed clock of {plan.target.clock_hz / 1e6:g} MHz; multipliers busy "
+        f"{plan.occupancy:.1%}",
+        f"of {part.name} ({part.board}), networks only, LUT and FF estimated:",
+    ]
+    over = fold.shortfall(total, part)
+    for name in COLUMNS:
+        used, have = getattr(total, name), getattr(part.resources, name)
+        share = f"{used / have:6.1%}" if have else "  none"
+        note = ""
+        if name in over:
+            note = f"  {used - over[name][1]:g} over the limit of {fold.LIMIT:.0%}"
+        lines.append(f"  {name:7} {used:9g} of {have:7} {share}{note}")
+    return "\n".join(lines)
+
+
+def plan_values(plan: Plan, part: Part, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the same as values."""
+    total, placement = totals(plan, part)
+    stages = [
+        {
+            "name": stage.stage.name,
+            "operation": type(stage.stage.op).__name__,
+            "folding": asdict(stage.folding) if stage.folding else None,
+            "multipliers": layers.multipliers(stage.folding) if stage.folding else 0,
+            "cycles": stage.cycles,
+            "busy": stage.busy / plan.cycles,
+            "memories": [asdict(memory) for memory in stage.memories],
+            "logic": asdict(stage.logic),
+            "synthesised": measured.get(stage.stage.name),
+        }
+        for stage in plan.stages
+    ]
+    return {
+        "part": part.name,
+        "board": part.board,
+        "target": asdict(plan.target),
+        "cycles": plan.cycles,
+        "occupancy": plan.occupancy,
+        "lag_lines": plan.lag_lines,
+        "total": asdict(total),
+        "limit": {name: fold.LIMIT * getattr(part.resources, name) for name in COLUMNS},
+        "over": {name: used - limit for name, (used, limit) in fold.shortfall(total, part).items()},
+        "outside": [asdict(memory) for memory in placement.external],
+        "stages": stages,
+    }

@@ -1,0 +1,107 @@
+"""Tile buffer: the outputs of a group, from the order of the array to the order of a stream."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lichen.rtl import layer as layers
+from lichen.rtl.lanes import beat
+from lichen.rtl.layer import BITS, Folding, Layer
+from lichen.rtl.leaf import Memory, Style
+
+
+class TileBuffer(wiring.Component):
+    """Write tile by tile, pixel by pixel; read pixel by pixel, channel by channel.
+
+    Two halves, a group (in one pass) in each. `room`: a half is free; `start` takes it, as the
+    group begins to be computed, so that nothing on the way has to wait. Positions of a group
+    beyond the end of its row are dropped.
+
+    columns: of the layer's input. Throughput: one beat per cycle in and out. Latency: two cycles
+    after the group's last value.
+    """
+
+    def __init__(
+        self, layer: Layer, folding: Folding, max_columns: int, style: Style = "auto"
+    ) -> None:
+        self.layer, self.folding = layer, folding
+        self.style: Style = style
+        self.bits = BITS[layer.y] * folding.beat
+        super().__init__(
+            {
+                "columns": In(range(max_columns + 1)),
+                "room": Out(1),
+                "start": In(1),
+                "valid": In(1),
+                "value": In(self.bits),
+                "output": Out(beat(self.bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        layer, folding = self.layer, self.folding
+        tile_beats = folding.outputs // folding.beat
+        pixel_beats = tile_beats * layers.tiles(layer, folding)  # of one position
+        half_beats = pixel_beats * folding.pixels
+        memory = Memory(self.bits, 2 * half_beats, style=self.style)
+        m.submodules.memory = memory.instance()
+
+        free, full = Signal(range(3), init=2), Signal(range(3))
+        filled, released = Signal(), Signal()
+        m.d.comb += self.room.eq(free != 0)
+        m.d.sync += [free.eq(free - self.start + released), full.eq(full + filled - released)]
+
+        # In: `first` is the place of the tile in its first pixel.
+        b, pixel = Signal(range(max(2, tile_beats))), Signal(range(max(2, folding.pixels)))
+        first, place = Signal(range(2 * half_beats)), Signal(range(2 * half_beats))
+        in_half = Signal()
+        tile = Signal(range(max(2, layers.tiles(layer, folding))))
+        last_b, last_pixel = b == tile_beats - 1, pixel == folding.pixels - 1
+        m.d.comb += [
+            memory.write_enable.eq(self.valid),
+            memory.write_address.eq(place),
+            memory.write_data.eq(self.value),
+        ]
+        with m.If(self.valid):
+            m.d.sync += [b.eq(b + 1), place.eq(place + 1)]
+            with m.If(last_b):
+                m.d.sync += [b.eq(0), pixel.eq(pixel + 1)]
+                m.d.sync += place.eq(place + (pixel_beats - tile_beats + 1))
+                with m.If(last_pixel):
+                    m.d.sync += [pixel.eq(0), tile.eq(tile + 1)]
+                    m.d.sync += [place.eq(first + tile_beats), first.eq(first + tile_beats)]
+                    with m.If(tile == layers.tiles(layer, folding) - 1):
+                        following = Mux(in_half, 0, half_beats)
+                        m.d.sync += [tile.eq(0), in_half.eq(~in_half)]
+                        m.d.sync += [place.eq(following), first.eq(following)]
+                        m.d.comb += filled.eq(1)
+
+        # Out: beat `word` of a position; the position's column in the layer's input is `column`.
+        word, out_half = Signal(range(max(2, pixel_beats))), Signal()
+        out_pixel, column = Signal(range(max(2, folding.pixels))), Signal(len(self.columns) + 1)
+        at, valid = Signal(range(2 * half_beats)), Signal()
+        advance, reading = Signal(), Signal()
+        row_ends = column + layer.stride[1] >= self.columns
+        m.d.comb += [
+            advance.eq(~valid | self.output.ready),
+            reading.eq(advance & (full != 0)),
+            memory.read_enable.eq(advance),
+            memory.read_address.eq(at),
+            self.output.payload.eq(memory.read_data),
+            self.output.valid.eq(valid),
+        ]
+        with m.If(advance):
+            m.d.sync += valid.eq(reading)
+        with m.If(reading):
+            m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
+            with m.If(word == pixel_beats - 1):
+                m.d.sync += [word.eq(0), out_pixel.eq(out_pixel + 1)]
+                m.d.sync += column.eq(Mux(row_ends, 0, column + layer.stride[1]))
+                with m.If(row_ends | (out_pixel == folding.pixels - 1)):
+                    m.d.sync += [out_pixel.eq(0), out_half.eq(~out_half)]
+                    m.d.sync += at.eq(Mux(out_half, 0, half_beats))
+                    m.d.comb += released.eq(1)
+        return m

@@ -1,0 +1,361 @@
+"""Window buffer: the lines that a convolution looks at, in the order in which its array reads.
+
+        stream --> ring of lines --load--> patch (two halves) --play--> x, first, last, address
+
+The *ring* is one memory in raster order: a word is `word` channels, the oldest word that any later
+window needs is the only thing that holds the writer back. For each *group* of `pixels` positions of
+the output, the *loader* copies the columns that the group looks at to the *patch*, zeros where it
+hangs over the picture's edge. The *player* reads the patch once per tile of outputs, `lanes`
+channels of all columns per beat, and shifts the columns by one from tap to tap of a kernel row:
+
+    for tile: for kernel row: for channel: for kernel column: x[p] = column[p * stride + tap]
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lichen.rtl import layer as layers
+from lichen.rtl.lanes import Relane, beat, connect
+from lichen.rtl.layer import BITS, Folding, Layer
+from lichen.rtl.leaf import Memory, Style
+
+RING_LATENCY = 2
+FRAMES_AHEAD = 3  # frames that may lie in the ring behind the one that is read
+
+
+class Window(wiring.Component):
+    """Buffer the input of a convolution and play it to the array.
+
+    rows, columns: the size of the input, multiples of the stride; they stay during a frame and may
+    change only in reset. columns: at most `max_columns`, and at least 1.
+
+    Ports to the array, without ready; a group is played only while `room` says that its outputs
+    have a place: `start` takes that place. `x` comes with `valid`, and `first` and `last` of a
+    tile; `address`, the number of its weights, comes `layers.PIPELINE` cycles before it.
+
+    Throughput: a group per `layers.group_cycles` cycles, or `layers.load_cycles` if that is more,
+    without gaps between tiles and groups. Latency: the first group of a row begins load_cycles
+    after its last column has come in.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        folding: Folding,
+        *,
+        lanes: int,
+        max_columns: int,
+        max_rows: int,
+        style: Style = "auto",
+    ) -> None:
+        layers.check(layer, folding)
+        self.layer, self.folding, self.lanes = layer, folding, lanes
+        self.max_columns, self.max_rows = max_columns, max_rows
+        self.style: Style = style
+        self.bits = BITS[layer.x]
+        self.ring_words = layers.ring_words(layer, folding, max_columns)
+        self.weight_words = layer.passes * layers.group_cycles(layer, folding)
+        super().__init__(
+            {
+                "input": In(beat(self.bits * lanes)),
+                "rows": In(range(max_rows + 1)),
+                "columns": In(range(max_columns + 1)),
+                "room": In(1),
+                "start": Out(1),
+                "valid": Out(1),
+                "first": Out(1),
+                "last": Out(1),
+                "x": Out(folding.pixels * folding.lanes * self.bits),
+                "address": Out(range(self.weight_words)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        layer, folding = self.layer, self.folding
+        self.words = layer.channels // folding.word  # of a column
+        self.patch_words = layer.kernel[0] * self.words
+        count = layers.window_columns(layer, folding)
+        self.ring = Memory(
+            folding.word * self.bits, self.ring_words, style=self.style, latency=RING_LATENCY
+        )
+        m.submodules.ring = self.ring.instance()
+        self.patch = [
+            Memory(folding.word * self.bits, 2 * self.patch_words, style="distributed")
+            for _ in range(count)
+        ]
+        for number, memory in enumerate(self.patch):
+            m.submodules[f"patch_{number}"] = memory.instance()
+        self.full = Signal(2)  # halves of the patch that wait to be played, or are
+        self._write(m)
+        self._load(m)
+        self._play(m)
+        return m
+
+    def _write(self, m: Module) -> None:
+        """Write the stream to the ring, and count what is there."""
+        ring, size = self.ring, self.ring_words
+        m.submodules.relane = relane = Relane(self.bits, self.lanes, self.folding.word)
+        connect(m, self.input, relane.input)
+        place, word = Signal(range(size)), Signal(range(max(2, self.words)))
+        self.oldest = Signal(range(size))  # the ring's last word stays empty: full is not empty
+        self.written_row = Signal(range(self.max_rows + 1))
+        self.written_column = Signal(range(self.max_columns + 1))
+        self.ahead = Signal(range(FRAMES_AHEAD + 1))
+        self.frame_read, ended = Signal(), Signal()
+        self.begun = Signal()  # the configuration is valid, addresses are computed
+        after = _after(place, size)
+        put = Signal()
+        m.d.comb += [
+            relane.output.ready.eq(
+                self.begun & (after != self.oldest) & (self.ahead != FRAMES_AHEAD)
+            ),
+            put.eq(relane.output.valid & relane.output.ready),
+            ring.write_enable.eq(put),
+            ring.write_address.eq(place),
+            ring.write_data.eq(relane.output.payload),
+        ]
+        self.waiting = relane.output.valid
+        with m.If(put):
+            m.d.sync += [place.eq(after), word.eq(word + 1)]
+            with m.If(word == self.words - 1):
+                m.d.sync += [word.eq(0), self.written_column.eq(self.written_column + 1)]
+                with m.If(self.written_column == self.columns - 1):
+                    m.d.sync += [
+                        self.written_column.eq(0),
+                        self.written_row.eq(self.written_row + 1),
+                    ]
+                    with m.If(self.written_row == self.rows - 1):
+                        m.d.sync += self.written_row.eq(0)
+                        m.d.comb += ended.eq(1)
+        m.d.sync += self.ahead.eq(self.ahead + ended - self.frame_read)
+
+    def _load(self, m: Module) -> None:
+        """Copy the columns of group after group from the ring to a half of the patch."""
+        layer, size, words = self.layer, self.ring_words, self.words
+        (kernel_h, _), (stride_y, stride_x) = layer.kernel, layer.stride
+        top, left = layer.padding
+        group_columns = self.folding.pixels * stride_x
+        count = len(self.patch)
+
+        # In words, modulo the ring: of a row; of `stride` rows; back to the first window's corner.
+        row_words, step, corner = (Signal(range(size + 1)) for _ in range(3))
+        m.d.sync += [
+            row_words.eq(self.columns * words),
+            step.eq(row_words * stride_y),
+            corner.eq(row_words * top + left * words),
+        ]
+        # Places of the windows' top left corners: of the row, of the group, and of its lines.
+        row_at, group_at, line_at, at = (Signal(range(size)) for _ in range(4))
+        # The group's first row and column in the picture without padding, and the last ones of all.
+        row, column = Signal(range(self.max_rows + 1)), Signal(range(self.max_columns + 1))
+        turn = Signal(range(max(2, layer.passes)))
+        half = Signal()
+        line, j = Signal(range(max(2, kernel_h))), Signal(range(max(2, count)))
+        q = Signal(range(max(2, words)))
+        need_row = _least(row + (kernel_h - 1 - top), self.rows - 1)
+        need_column = _least(column + (count - 1 - left), self.columns - 1)
+        there, last_row = Signal(), Signal()
+        past_column = Signal()
+        m.d.comb += past_column.eq(self.written_column > need_column)
+        m.d.sync += there.eq(
+            (self.ahead != 0)
+            | (self.written_row > need_row)
+            | ((self.written_row == need_row) & past_column)
+        )
+        # Zeros outside of the picture.
+        here_row, here_column = row + line, column + j
+        inside = (
+            (here_row >= top)
+            & (here_row < self.rows + top)
+            & (here_column >= left)
+            & (here_column < self.columns + left)
+        )
+        reading = Signal()
+        m.d.comb += [self.ring.read_enable.eq(1), self.ring.read_address.eq(at)]
+        # The same, as the word comes out of the ring.
+        late = [Signal(1 + 1 + len(j) + len(self.patch[0].write_address)) for _ in range(2)]
+        slot = Signal(range(2 * self.patch_words))
+        m.d.sync += late[0].eq(Cat(slot, j, inside, reading)), late[1].eq(late[0])
+        bits = len(slot)
+        slot_late, j_late = late[1][:bits], late[1][bits : bits + len(j)]
+        inside_late, write = late[1][-2], late[1][-1]
+        data = Mux(inside_late, self.ring.read_data, 0)
+        for number, memory in enumerate(self.patch):
+            m.d.comb += [
+                memory.write_enable.eq(write & (j_late == number)),
+                memory.write_address.eq(slot_late),
+                memory.write_data.eq(data),
+            ]
+        # Where the ring is shorter than a row, the next row begins where this one ends.
+        flat = kernel_h == 1 and stride_y == 1 and layer.passes == 1
+        rest = Signal(range(group_columns * words + 1))
+        m.d.sync += rest.eq((self.columns - column)[: len(rest)] * words)
+        loaded = Signal(2)  # on its way to `full`, behind the last word
+        filled = [Signal(2) for _ in range(3)]
+        m.d.sync += [filled[0].eq(loaded), filled[1].eq(filled[0]), filled[2].eq(filled[1])]
+        self.filled, self.taken = filled[2], Signal(2)
+        m.d.sync += self.full.eq((self.full | filled[2]) & ~self.taken)
+        busy = self.full | filled[0] | filled[1] | filled[2]
+
+        with m.FSM():
+            with m.State("begin"):  # the first beat after reset: rows and columns are valid
+                with m.If(self.waiting):
+                    m.next = "multiply"
+            with m.State("multiply"):
+                m.next = "multiply more"
+            with m.State("multiply more"):
+                m.next = "corner"
+            with m.State("corner"):
+                m.d.sync += row_at.eq(_before(corner, size)), group_at.eq(_before(corner, size))
+                m.d.sync += self.oldest.eq(_before(corner, size))
+                m.next = "open"
+            with m.State("open"):
+                m.d.sync += self.begun.eq(1)
+                m.next = "settle"
+            with m.State("settle"):  # `there` is a cycle late
+                m.d.sync += [line_at.eq(group_at), at.eq(group_at)]
+                m.d.sync += slot.eq(Mux(half, self.patch_words, 0))
+                m.next = "wait"
+            with m.State("wait"):
+                with m.If(there & ~busy.bit_select(half, 1)):
+                    m.next = "read"
+            with m.State("read"):
+                m.d.comb += reading.eq(1)
+                m.d.sync += [at.eq(_after(at, size)), slot.eq(slot + 1), q.eq(q + 1)]
+                with m.If(q == words - 1):
+                    m.d.sync += [q.eq(0), j.eq(j + 1), slot.eq(slot - (words - 1))]
+                    with m.If(j == count - 1):
+                        following = _plus(line_at, row_words, size)
+                        m.d.sync += [line_at.eq(following), at.eq(following)]
+                        m.d.sync += [j.eq(0), line.eq(line + 1), slot.eq(slot + 1)]
+                        with m.If(line == kernel_h - 1):
+                            m.d.sync += line.eq(0)
+                            m.d.comb += loaded.eq(Mux(half, 2, 1))
+                            m.next = "move"
+            with m.State("move"):
+                m.d.sync += half.eq(~half)
+                last_group = column + group_columns >= self.columns
+                last_turn = turn == layer.passes - 1
+                next_group = _plus(group_at, group_columns * words, size)
+                next_row = _plus(group_at, rest, size) if flat else _plus(row_at, step, size)
+                m.d.sync += [column.eq(column + group_columns), group_at.eq(next_group)]
+                with m.If(last_turn):
+                    m.d.sync += self.oldest.eq(next_group)
+                with m.If(last_group):
+                    m.d.sync += [column.eq(0), group_at.eq(row_at), turn.eq(turn + 1)]
+                    with m.If(last_turn):
+                        m.d.sync += [turn.eq(0), row.eq(row + stride_y)]
+                        m.d.sync += [row_at.eq(next_row), group_at.eq(next_row)]
+                        m.d.sync += self.oldest.eq(next_row)
+                        m.d.comb += last_row.eq(row + stride_y >= self.rows)
+                        with m.If(last_row):
+                            m.d.sync += row.eq(0)
+                            m.d.comb += self.frame_read.eq(1)
+                m.next = "settle"
+
+    def _play(self, m: Module) -> None:
+        """Read each full half of the patch once per tile, a beat in every cycle."""
+        layer, folding = self.layer, self.folding
+        kernel_w, stride_x = layer.kernel[1], layer.stride[1]
+        subs = folding.word // folding.lanes
+        lane_bits = folding.lanes * self.bits
+        active, half = Signal(), Signal()  # `half` is the one that is played, or comes next
+        tap, sub = Signal(range(max(2, kernel_w))), Signal(range(max(2, subs)))
+        slot = Signal(range(self.patch_words))
+        tile = Signal(range(max(2, layers.tiles(layer, folding))))
+        last_tap, last_sub = tap == kernel_w - 1, sub == subs - 1
+        last_beat, final, go = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_beat.eq(last_tap & last_sub & (slot == self.patch_words - 1)),
+            final.eq(active & last_beat & (tile == layers.tiles(layer, folding) - 1)),
+            go.eq((~active | final) & self.full.bit_select(half ^ final, 1) & self.room),
+            self.start.eq(go),
+            self.taken.eq(Mux(final, Mux(half, 2, 1), 0)),
+        ]
+        m.d.sync += half.eq(half ^ final)
+        with m.If(go):
+            m.d.sync += active.eq(1)
+        with m.Elif(final):
+            m.d.sync += active.eq(0)
+        with m.If(active):
+            m.d.sync += tap.eq(tap + 1)
+            with m.If(last_tap):
+                m.d.sync += [tap.eq(0), sub.eq(sub + 1)]
+                with m.If(last_sub):
+                    m.d.sync += [sub.eq(0), slot.eq(slot + 1)]
+            with m.If(last_beat):
+                m.d.sync += [slot.eq(0), tile.eq(tile + 1)]
+            with m.If(final):
+                m.d.sync += tile.eq(0)
+
+        # The weights of a pass follow those of the one before; a pass is the groups of a row.
+        base = pass_counter(
+            m, layer, folding, self.columns, final, layers.group_cycles(layer, folding)
+        )
+        with m.If(active):
+            m.d.sync += self.address.eq(self.address + 1)
+        with m.If(final):
+            m.d.sync += self.address.eq(base)
+
+        address = Signal(range(2 * self.patch_words))
+        m.d.comb += address.eq(Mux(half, self.patch_words, 0) + slot)
+        load, sub_late = Signal(), Signal.like(sub)
+        m.d.sync += [load.eq(tap == 0), sub_late.eq(sub)]
+        columns = [Signal(lane_bits, name=f"column_{i}") for i in range(len(self.patch) + 1)]
+        for number, memory in enumerate(self.patch):
+            m.d.comb += [memory.read_enable.eq(1), memory.read_address.eq(address)]
+            fresh = memory.read_data.word_select(sub_late, lane_bits)
+            m.d.sync += columns[number].eq(Mux(load, fresh, columns[number + 1]))
+        for pixel in range(folding.pixels):
+            place = slice(pixel * lane_bits, (pixel + 1) * lane_bits)
+            m.d.comb += self.x[place].eq(columns[pixel * stride_x])
+        flags = [Signal(3), Signal(3)]
+        first_beat = (slot == 0) & (sub == 0) & (tap == 0)
+        m.d.sync += flags[0].eq(Cat(active, first_beat, last_beat)), flags[1].eq(flags[0])
+        m.d.comb += Cat(self.valid, self.first, self.last).eq(flags[1])
+
+
+def pass_counter(
+    m: Module, layer: Layer, folding: Folding, columns: Value, strobe: Value, size: int
+) -> Value:
+    """Count groups; give `size` times the number of the pass that the *next* group belongs to.
+
+    strobe: a group has ended. With one pass that is 0.
+    """
+    if layer.passes == 1:
+        return Const(0)
+    step = folding.pixels * layer.stride[1]
+    place = Signal(len(columns) + 1)
+    base = Signal(range(layer.passes * size))
+    following = Signal.like(base)
+    m.d.comb += following.eq(base)
+    with m.If(strobe):
+        m.d.sync += place.eq(place + step)
+        with m.If(place + step >= columns):
+            m.d.sync += place.eq(0)
+            m.d.comb += following.eq(Mux(base == (layer.passes - 1) * size, 0, base + size))
+    m.d.sync += base.eq(following)
+    return following
+
+
+def _after(place: Value, size: int) -> Value:
+    return Mux(place == size - 1, 0, place + 1)
+
+
+def _before(distance: Value, size: int) -> Value:
+    """The place `distance` words before place 0 of a ring, distance <= size."""
+    return Mux(distance == 0, 0, size - distance)
+
+
+def _plus(place: Value, distance: Value | int, size: int) -> Value:
+    """Go on around the ring, distance <= size."""
+    total = place + distance
+    return Mux(total >= size, total - size, total)[: len(place)]
+
+
+def _least(a: Value, b: Value) -> Value:
+    return Mux(a > b, b, a)
