@@ -1,0 +1,103 @@
+"""Files that hold code: every loader of weights refuses them and runs nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lichen import model as models
+from lichen.cli import main
+from lichen.errors import LichenError, ModelError
+
+SOURCES = Path(models.__file__).parent
+MARK = "was-here"
+
+
+class Malice:
+    """What unpickling turns into a call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder / MARK),)
+
+
+@pytest.fixture
+def malicious(tmp_path: Path) -> dict[str, Path]:
+    """Give files that make a folder when they are unpickled: plain, in a zip as torch has it."""
+    payload = pickle.dumps({"g_a.0.weight": Malice(tmp_path)}, protocol=2)
+    plain, whole = tmp_path / "plain.pt", tmp_path / "zip.pt"
+    plain.write_bytes(payload)
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("archive/data.pkl", payload)
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/byteorder", "little")
+    named = tmp_path / "named.safetensors"
+    named.write_bytes(payload)
+    return {"plain": plain, "zip": whole, "safetensors": named}
+
+
+def test_the_malice_works(malicious: dict[str, Path], tmp_path: Path) -> None:
+    """Without a guard it runs: so the tests below can fail."""
+    torch = pytest.importorskip("torch")
+    pickle.loads(malicious["plain"].read_bytes())
+    assert (tmp_path / MARK).is_dir()
+    (tmp_path / MARK).rmdir()
+    torch.load(malicious["zip"], weights_only=False)
+    assert (tmp_path / MARK).is_dir()
+
+
+@pytest.mark.parametrize("kind", ["plain", "zip", "safetensors"])
+def test_models_given_to_the_codec(malicious: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ModelError):
+        models.read(malicious[kind])
+    (tmp_path / "x.lic").write_bytes(b"")
+    assert main(["decode", "--model", str(malicious[kind]), str(tmp_path / "x.lic")]) == 4
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("kind", ["plain", "zip", "safetensors"])
+def test_state_dicts_of_others(malicious: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("torch")
+    from lichen.models.checkpoint import read_state
+
+    with pytest.raises(ModelError):
+        read_state(malicious[kind])
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("kind", ["plain", "zip", "safetensors"])
+def test_files_of_a_run(malicious: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    from lichen.training import run
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / run.CHECKPOINT).write_bytes(malicious[kind].read_bytes())
+    with pytest.raises(LichenError):
+        run.load_checkpoint(folder, torch.device("cpu"))
+    with pytest.raises(LichenError):
+        run.load_tensors(torch.nn.Linear(1, 1), malicious[kind])
+    assert not (tmp_path / MARK).exists()
+
+
+def test_nothing_in_the_sources_unpickles() -> None:
+    """Every torch.load says weights_only=True; pickle, marshal, eval and exec are not called."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called == "torch.load":
+                flags = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert flags.get("weights_only") == "True", f"{path}: {ast.unparse(node)}"
+            if called in ("np.load", "numpy.load"):
+                assert "allow_pickle" not in ast.unparse(node), path
+            bad = ("pickle.load", "pickle.loads", "marshal.loads", "eval", "exec", "joblib.load")
+            assert called not in bad, f"{path}: {called}"
