@@ -15,6 +15,15 @@ from lichen.program.check import Shape, infer_shapes, tensors
 
 Z_REDUCTION = 64  # z has one row for as many lines of the picture: docs/stream.md, section 2
 GAINS = {"gain", "inverse_gain"}
+# What `codec.py` gives to each Program of an order, and takes from it; in the order of running.
+# (Channel-wise: whatever Programs before it have given.)
+STEPS = {
+    "factorised": {"g_a": ("x", "y"), "quantize": ("y", "symbols"), "g_s": ("symbols", "x")},
+    "hyperprior": {
+        "g_a": ("x", "y"), "h_a": ("y", "v z"), "h_s": ("z", "mean index"),
+        "quantize": ("v mean", "symbols"), "g_s": ("symbols mean", "x"),
+    },
+}  # fmt: skip
 # What the codec, or the entropy coder, takes out of Programs, and its type.
 TAKEN = {"z": "s8", "index": "u8", "symbols": "s16", "x": "s8"}
 
@@ -33,28 +42,44 @@ def check(
         known["x"] = (3, rows * reduction, columns * reduction), "s8"
         picture = known["x"]
         for name in _steps(order, programs):
+            _names(order, programs[name], name)
             _run(programs[name], known, latents)
             if name == "h_a":
                 _expect("z", known, (hyper_latents, rows, columns))
-            if "symbols" in known and "index" in known:
-                _expect("symbols", known, known["index"][0])
-            if name.startswith("quantize") and known["symbols"][0][1] % rows:
-                raise ContractError("symbols must have a whole number of rows for a row of z")
-            if order == "factorised" and name == "quantize":
+            if not name.startswith("quantize"):
+                continue
+            if order == "factorised":
                 _expect("symbols", known, (latents, rows, columns))
+                continue
+            if "index" not in known:
+                raise ContractError(f"no Program before {name} gives 'index'")
+            _expect("symbols", known, known["index"][0])
+            if known["symbols"][0][1] % rows:
+                raise ContractError("symbols must have a whole number of rows for a row of z")
         if known["x"] != picture:
             raise ContractError(f"g_s must give a picture {picture}, not {known['x']}")
 
 
 def _steps(order: str, programs: Mapping[str, Program]) -> list[str]:
     """List the Programs in the order in which an encoder and then a decoder runs them."""
-    if order == "factorised":
-        return ["g_a", "quantize", "g_s"]
-    if order == "hyperprior":
-        return ["g_a", "h_a", "h_s", "quantize", "g_s"]
+    if order in STEPS:
+        return list(STEPS[order])
     slices = sum(name.startswith("context.") for name in programs)
     parts = [f"{part}.{k}" for k in range(slices) for part in ("context", "quantize", "refine")]
     return ["g_a", "h_a", "h_s", *parts, "g_s"]
+
+
+def _names(order: str, program: Program, name: str) -> None:
+    """Compare the names of inputs and outputs with those that the codec uses."""
+    if order not in STEPS:
+        return
+    given, taken = (set(names.split()) for names in STEPS[order][name])
+    inputs, outputs = ({x.name for x in part} for part in (program.inputs, program.outputs))
+    if inputs != given or not taken <= outputs:
+        raise ContractError(
+            f"{name} must make {sorted(taken)} from {sorted(given)}, not {sorted(outputs)} from "
+            f"{sorted(inputs)}"
+        )
 
 
 def _run(program: Program, known: dict[str, tuple[Shape, str]], latents: int) -> None:

@@ -220,7 +220,7 @@ class ChunkParser(wiring.Component):
             m.d.sync += [valid.eq(self.give), to_y.eq(self.give_y), word.eq(self.given)]
 
     def _take(self, m: Module) -> None:
-        """A register of the byte at hand, and what it means; a state takes it if the output is free."""
+        """Keep a byte and what it means, until a state wants it and the output is free."""
         self.want, self.took = Signal(), Signal()
         self.byte, self.byte_last, valid = Signal(8), Signal(), Signal()
         self.letter, self.is_stripe, self.is_end = Signal(), Signal(), Signal()
