@@ -34,7 +34,7 @@ from lichen.rtl.word_fifo import WordFifo
 END, BAD = 1 << 16, 3 << 16
 
 
-@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize("size", [1, 3, 8])
 def test_crc32c(size):
     rng = np.random.default_rng(size)
     dut = Crc32c(size)

