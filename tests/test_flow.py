@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[str, Model]] = {
     "symbols of another size": ("'symbols' must have the shape", with_program(
         "quantize", lambda p: replace(p, ops=(
             replace(p.ops[0], output="whole"), ops.PixelUnshuffle("symbols", "whole", 2))))),
-    "another reduction": ("the reduction must be 64", replace(micro_model(), reduction=32)),
+    "another reduction": ("the reduction must be one of", replace(micro_model(), reduction=16)),
     "too many hyper-latents": ("'z' must have the shape", replace(
         micro_model(), z_tables=np.array([4, 4], np.uint16))),
 }  # fmt: skip

@@ -17,8 +17,8 @@ channel-wise (Minnen 2020), per picture; the latents in slices k = 0, 1, .., one
              symbols, mean, means, y.0 .. -[refine.k]-> y.k
     decode   the same from z and the symbols of slice k          y.0 y.1 .. -[g_s]-> x'
 
-z and the symbols of each stripe (a run of rows of z, 64 lines each) are two rANS substreams: z in
-ONE lane, its tables by channel; symbols in FOUR lanes, their tables by index. Both run row by row,
+z and the symbols of each stripe (of a multiple of 64 lines) are two rANS substreams: z in ONE
+lane, its tables by channel; symbols in FOUR lanes, their tables by index. Both run row by row,
 pixel by pixel, channels innermost: the order in which a pipeline sees them. Slices follow one
 another. The factorised order has no z.
 """
@@ -93,10 +93,11 @@ def encode_hyperprior(
         "symbols"
     ]
     per_row = symbols.shape[1] // latents["z"].shape[1]
+    per_stripe = _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
-        z = _interleave(latents["z"][:, first : first + stripe])
-        rows = slice(first * per_row, (first + stripe) * per_row)
+        z = _interleave(latents["z"][:, first : first + per_stripe])
+        rows = slice(first * per_row, (first + per_stripe) * per_row)
         return (
             entropy.encode(
                 z.astype(np.int16), _z_indices(model, len(z)), model.tables, lanes=Z_LANES
@@ -109,7 +110,7 @@ def encode_hyperprior(
             ),
         )
 
-    firsts = range(0, latents["z"].shape[1], stripe)
+    firsts = range(0, latents["z"].shape[1], per_stripe)
     stripes = tuple(_map(code, firsts, threads))
     return Coded(position, stripe, stripes, {"symbols": symbols, "mean": hyper["mean"]})
 
@@ -126,10 +127,10 @@ def decode_hyperprior(
     z = _decode_z(model, header, stripes, threads)
     hyper = executor.run(model.programs["h_s"], {"z": z})
     index = hyper["index"]
-    per_row = index.shape[1] // z.shape[1]
+    per_stripe = _coarse_rows(model, header.stripe) * (index.shape[1] // z.shape[1])
 
     def decode_symbols(number: int) -> NDArray[np.int16]:
-        band = index[:, number * header.stripe * per_row : (number + 1) * header.stripe * per_row]
+        band = index[:, number * per_stripe : (number + 1) * per_stripe]
         flat = entropy.decode(stripes[number][1], _interleave(band), model.tables, lanes=Y_LANES)
         return _planes(flat, band.shape[0], band.shape[2])
 
@@ -149,7 +150,7 @@ def encode_factorised(
     """Quantise and entropy-code latents at a quality position 0..800."""
     gain = {"gain": model.gains(position)["gain"]}
     symbols = executor.run(model.programs["quantize"], {"y": analysis.y}, gain)["symbols"]
-    tables, per_stripe = model.latent_tables(position), _latent_rows(model, stripe)
+    tables, per_stripe = model.latent_tables(position), _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
         flat = _interleave(symbols[:, first : first + per_stripe])
@@ -169,7 +170,7 @@ def decode_factorised(
 ) -> Pixels:
     """Decode the stripes of a picture to pixels (H, W, 3). Raises StreamError."""
     rows, columns = -(-header.height // model.reduction), -(-header.width // model.reduction)
-    tables, per_stripe = model.latent_tables(header.position), _latent_rows(model, header.stripe)
+    tables, per_stripe = model.latent_tables(header.position), _coarse_rows(model, header.stripe)
 
     def decode_symbols(number: int) -> NDArray[np.int16]:
         count = min(per_stripe, rows - number * per_stripe) * columns
@@ -202,10 +203,11 @@ def encode_channelwise(
         slices.append((tensors["symbols"], tensors["index"]))
     z = tensors["z"]
     per_row = slices[0][0].shape[1] // z.shape[1]
+    per_stripe = _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
-        flat = _interleave(z[:, first : first + stripe]).astype(np.int16)
-        rows = slice(first * per_row, (first + stripe) * per_row)
+        flat = _interleave(z[:, first : first + per_stripe]).astype(np.int16)
+        rows = slice(first * per_row, (first + per_stripe) * per_row)
         symbols, indices = (
             np.concatenate([_interleave(planes[:, rows]) for planes in parts])
             for parts in zip(*slices, strict=True)
@@ -215,7 +217,7 @@ def encode_channelwise(
             entropy.encode(symbols, indices, model.tables, lanes=Y_LANES),
         )
 
-    stripes = tuple(_map(code, range(0, z.shape[1], stripe), threads))
+    stripes = tuple(_map(code, range(0, z.shape[1], per_stripe), threads))
     latents = {x.name: tensors[x.name] for x in model.programs["g_s"].inputs}
     return Coded(position, stripe, stripes, latents)
 
@@ -238,7 +240,7 @@ def decode_channelwise(
     decoders = [entropy.Decoder(y, model.tables, lanes=Y_LANES) for _, y in stripes]
     for k in range(model.slices):
         _step(model, executor, f"context.{k}", tensors, vectors)
-        per_stripe = header.stripe * (tensors["index"].shape[1] // rows)
+        per_stripe = _coarse_rows(model, header.stripe) * (tensors["index"].shape[1] // rows)
         tensors["symbols"] = _decode_slice(decoders, tensors["index"], per_stripe, threads)
         _step(model, executor, f"refine.{k}", tensors, vectors)
     for decoder in decoders:
@@ -336,10 +338,10 @@ def _decode_z(
 ) -> NDArray[np.int8]:
     """Decode the z substreams of all stripes: (Z, rows, columns). Raises StreamError."""
     rows, columns = -(-header.height // model.reduction), -(-header.width // model.reduction)
-    channels = len(model.z_tables)
+    channels, per_stripe = len(model.z_tables), _coarse_rows(model, header.stripe)
 
     def decode_z(number: int) -> NDArray[np.int8]:
-        count = min(header.stripe, rows - number * header.stripe) * columns
+        count = min(per_stripe, rows - number * per_stripe) * columns
         indices = _z_indices(model, count * channels)
         flat = entropy.decode(stripes[number][0], indices, model.tables, lanes=Z_LANES)
         if flat.min() < -128 or flat.max() > 127:
@@ -375,8 +377,8 @@ def _z_indices(model: Model, count: int) -> NDArray[np.uint16]:
     return np.resize(model.z_tables, count)
 
 
-def _latent_rows(model: Model, stripe: int) -> int:
-    """Count the rows of y in a stripe: `stripe` times 64 lines, a row of y being `reduction`."""
+def _coarse_rows(model: Model, stripe: int) -> int:
+    """Count the rows of z, or of a factorised y, in a stripe of `stripe` times 64 lines."""
     return stripe * container.ROW_LINES // model.reduction
 
 

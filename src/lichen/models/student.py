@@ -25,6 +25,7 @@ Latents are coded in the gain domain: v = y * gain(quality), in quantisation ste
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -77,6 +78,20 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def _blocks(channels: int, count: int) -> list[nn.Module]:
+    return [ResidualBlock(channels) for _ in range(count)]
+
+
+def _block_counts(name: str, given: Sequence[int], fine_width: int) -> tuple[int, int, int]:
+    """Give the numbers of residual blocks at 1/4, 1/8 and 1/16."""
+    counts = (0, *given) if len(given) == 2 else tuple(given)
+    if len(counts) != 3 or min(counts) < 0:
+        raise ValueError(f"{name} must be two or three counts, not {list(given)}")
+    if counts[0] and not fine_width:
+        raise ValueError(f"{name} at 1/4 resolution need a fine_width above 0")
+    return counts
+
+
 class Coded(NamedTuple):
     """What a forward pass gives. Likelihoods multiply to the probability of the whole code."""
 
@@ -89,73 +104,112 @@ class Student(QuantizableModel):
     """The student codec.
 
     Args:
-        width: channels at 1/8 resolution (a multiple of 8); 2 * width at 1/16, 4.5 * width latents.
-        encoder_blocks, decoder_blocks: residual blocks at (1/8, 1/16) resolution.
+        width: channels at 1/8 resolution (a multiple of 8).
+        encoder_blocks, decoder_blocks: residual blocks at (1/8, 1/16) resolution, or at
+            (1/4, 1/8, 1/16).
+        fine_width: channels at 1/4 resolution; 0 where the branches begin and end at 1/8.
+        coarse_width: channels at 1/16 resolution; None for 2 * width. Without blocks at 1/16 the
+            synthesis goes from the latents straight to 1/8.
+        latents: channels of y; None for 4.5 * width.
+        hyper_width: channels in the hyper transforms; None for width.
+        hyper_reduction: lines of the picture per row of z, 64 or 32.
     """
-
-    REDUCTION = 64  # pictures are padded to a multiple of this
 
     def __init__(
         self,
         width: int = 64,
-        encoder_blocks: tuple[int, int] = (4, 1),
-        decoder_blocks: tuple[int, int] = (3, 1),
+        encoder_blocks: Sequence[int] = (4, 1),
+        decoder_blocks: Sequence[int] = (3, 1),
+        fine_width: int = 0,
+        coarse_width: int | None = None,
+        latents: int | None = None,
+        hyper_width: int | None = None,
+        hyper_reduction: int = 64,
     ) -> None:
         super().__init__()
-        if width < 8 or width % 8:
-            raise ValueError(f"width must be a positive multiple of 8, not {width}")
+        n, f = width, fine_width
+        m = 9 * width // 2 if latents is None else latents
+        c = 2 * width if coarse_width is None else coarse_width
+        h = width if hyper_width is None else hyper_width
+        for name, value, step in (
+            ("width", n, 8), ("coarse_width", c, 4), ("latents", m, 4), ("hyper_width", h, 4),
+        ):  # fmt: skip
+            if value < step or value % step:
+                raise ValueError(f"{name} must be a positive multiple of {step}, not {value}")
+        if f < 0 or f % 4:
+            raise ValueError(f"fine_width must be 0 or a multiple of 4, not {f}")
+        if hyper_reduction not in (32, 64):
+            raise ValueError(f"hyper_reduction must be 32 or 64, not {hyper_reduction}")
         self.arguments = {
             "width": width,
             "encoder_blocks": list(encoder_blocks),
             "decoder_blocks": list(decoder_blocks),
         }
-        n, m = width, 9 * width // 2
-        z = self.hyper_channels = 3 * width // 4
+        optional = {
+            "fine_width": (f, 0),
+            "coarse_width": (c, 2 * width),
+            "latents": (m, 9 * width // 2),
+            "hyper_width": (h, width),
+            "hyper_reduction": (hyper_reduction, 64),
+        }
+        self.arguments |= {name: v for name, (v, default) in optional.items() if v != default}
+        self.REDUCTION = hyper_reduction
+        z = self.hyper_channels = 3 * h // 4
         self.latent_channels = m
-
-        def blocks(channels: int, count: int) -> list[nn.Module]:
-            return [ResidualBlock(channels) for _ in range(count)]
+        encoder = _block_counts("encoder_blocks", encoder_blocks, f)
+        decoder = _block_counts("decoder_blocks", decoder_blocks, f)
 
         # g_a
         self.analysis_linear = Stack(nn.PixelUnshuffle(16), Conv2d(768, m, 1, dtype="s16"))
+        fine = (
+            [Conv2d(48, f, 3, dtype="s8"), *_blocks(f, encoder[0])] if f else [],
+            Conv2d(f or 48, n, 3, stride=2, dtype="s8"),
+        )
         self.analysis_branch = Stack(
             nn.PixelUnshuffle(4),
-            Conv2d(48, n, 3, stride=2, dtype="s8"),
-            *blocks(n, encoder_blocks[0]),
-            Conv2d(n, 2 * n, 3, stride=2, dtype="s8"),
-            *blocks(2 * n, encoder_blocks[1]),
-            Conv2d(2 * n, m, 1, dtype="s16"),
+            *fine[0],
+            fine[1],
+            *_blocks(n, encoder[1]),
+            Conv2d(n, c, 3, stride=2, dtype="s8"),
+            *_blocks(c, encoder[2]),
+            Conv2d(c, m, 1, dtype="s16"),
         )
         self.analysis_sum = Sum("s16")
         # h_a, h_s
         self.hyper_input = Requantize(torch.ones(m), dtype="s8", exponent=2)
+        twice = hyper_reduction == 64  # z is at 1/64, two steps of 2 from y
         self.hyper_analysis = Stack(
-            Conv2d(m, 3 * n // 2, 1, dtype="u8"),
-            Conv2d(3 * n // 2, n, 3, stride=2, dtype="u8"),
-            Conv2d(n, z, 3, stride=2, dtype="s8", exponent=0),
+            Conv2d(m, 3 * h // 2, 1, dtype="u8"),
+            *([Conv2d(3 * h // 2, h, 3, stride=2, dtype="u8")] if twice else []),
+            Conv2d(h if twice else 3 * h // 2, z, 3, stride=2, dtype="s8", exponent=0),
         )
         self.hyper_synthesis = Stack(
-            Conv2d(z, 4 * n, 3, dtype="u8"),
+            Conv2d(z, 4 * h, 3, dtype="u8"),
             nn.PixelShuffle(2),
-            Conv2d(n, 4 * n, 3, dtype="u8"),
-            nn.PixelShuffle(2),
-            Conv2d(n, 3 * n // 2, 3, dtype="u8"),
+            *([Conv2d(h, 4 * h, 3, dtype="u8"), nn.PixelShuffle(2)] if twice else []),
+            Conv2d(h, 3 * h // 2, 3, dtype="u8"),
         )
-        self.mean = Conv2d(3 * n // 2, m, 1, dtype="s16", exponent=LATENT_EXPONENT)
-        self.index = Conv2d(3 * n // 2, m, 1, dtype="u8", exponent=0)
+        self.mean = Conv2d(3 * h // 2, m, 1, dtype="s16", exponent=LATENT_EXPONENT)
+        self.index = Conv2d(3 * h // 2, m, 1, dtype="u8", exponent=0)
         # g_s
         self.synthesis_linear = Stack(
             Conv2d(m, 768, 1, dtype="s16", exponent=PICTURE_EXPONENT), nn.PixelShuffle(16)
         )
         self.synthesis_input = Requantize(torch.ones(m), dtype="s8")
+        coarse = [Conv2d(m, c, 1, dtype="s8"), *_blocks(c, decoder[2])] if decoder[2] else []
+        if f:
+            last = f, 48
+            to_fine = Conv2d(n, 4 * f, 1, dtype="s8"), nn.PixelShuffle(2), *_blocks(f, decoder[0])
+        else:
+            last, to_fine = (n, 192), ()
         self.synthesis_branch = Stack(
-            Conv2d(m, 2 * n, 1, dtype="s8"),
-            *blocks(2 * n, decoder_blocks[1]),
-            Conv2d(2 * n, 4 * n, 1, dtype="s8"),
+            *coarse,
+            Conv2d(c if coarse else m, 4 * n, 1, dtype="s8"),
             nn.PixelShuffle(2),
-            *blocks(n, decoder_blocks[0]),
-            Conv2d(n, 192, 3, dtype="s16", exponent=PICTURE_EXPONENT, attenuation=4),
-            nn.PixelShuffle(8),
+            *_blocks(n, decoder[1]),
+            *to_fine,
+            Conv2d(*last, 3, dtype="s16", exponent=PICTURE_EXPONENT, attenuation=4),
+            nn.PixelShuffle(4 if f else 8),
         )
         self.picture_sum = Sum("s8", exponent=PIXEL_EXPONENT)
         # rate gains, as logarithms, at ANCHORS qualities evenly spaced over 0 .. 1
@@ -167,7 +221,7 @@ class Student(QuantizableModel):
 
         for layer in (self.analysis_branch[-1], self.mean, self.synthesis_branch[-2]):
             nn.init.zeros_(layer.weight)
-        nn.init.normal_(self.index.weight, std=0.1 / math.sqrt(3 * n / 2))
+        nn.init.normal_(self.index.weight, std=0.1 / math.sqrt(3 * h / 2))
         nn.init.constant_(self.index.bias, 20.0)
 
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +236,7 @@ class Student(QuantizableModel):
             return self.analysis_sum(linear, branch.float())
 
     def hyper_analyse(self, v: Tensor) -> Tensor:
-        """v -> z before rounding (after it, where quantised), (B, Z, H/64, W/64)."""
+        """v -> z before rounding (after it, where quantised), (B, Z, H/64, W/64) or at 1/32."""
         h = self.hyper_input(v).clamp(-32, 31.75)  # what s8 with exponent 2 holds
         return self.hyper_analysis(h, self.hyper_input.output_exponent)
 
