@@ -1,15 +1,32 @@
-"""Build the native module; everything else is in pyproject.toml."""
+"""Build the native module, and copy what the study reads; all else is in pyproject.toml."""
 
 import platform
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 SOURCES = Path("src/lichen/native")
 WINDOWS = sys.platform == "win32"
+RESULTS = Path("docs/results")
+
+
+class BuildWithResults(build_py):
+    """Put the results that `lichen.study` reads beside it: a checkout has them in docs/."""
+
+    def run(self):
+        super().run()
+        target = Path(self.build_lib) / "lichen/study/data"
+        if RESULTS.is_dir() and not self.editable_mode:
+            target.mkdir(parents=True, exist_ok=True)
+            for path in RESULTS.glob("*.json"):
+                shutil.copy(path, target)
+
 
 setup(
+    cmdclass={"build_py": BuildWithResults},
     package_dir={"": "src"},
     ext_modules=[
         Extension(

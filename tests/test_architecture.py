@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "files": {"container", "errors", "picture"},
     "arguments": {"_version", "api", "codec", "container", "training"},  # the fields of a recipe
     "conformance": CODEC | {"entropy", "errors", "executors", "program"},
-    "cli": CODEC | {"conformance", "errors", "evaluation", "rtl", "training"},
+    "cli": CODEC | {"conformance", "errors", "evaluation", "frugal", "rtl", "study", "training"},
     "__main__": {"cli"},
     "pillow": CODEC | {"errors"},
     "models": {"errors", "program"},
@@ -45,12 +45,15 @@ ARROWS: dict[str, set[str]] = {
     "training": {"errors", "lower", "model", "models", "program"},
     "rtl": CODEC | {"crc32c", "entropy", "errors", "program"},
     "boards": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
+    "frugal": CODEC | LEARN | {"entropy", "errors", "evaluation", "executors", "program", "rtl"},
     "evaluation": CODEC | LEARN | {"_version", "entropy", "errors", "executors", "program"},
-    "study": CODEC | LEARN | {"boards", "entropy", "errors", "evaluation", "program", "rtl"},
+    "study": CODEC
+    | LEARN
+    | {"_version", "boards", "entropy", "errors", "evaluation", "program", "rtl"},
 }
 # Who may import the heavy packages; a name with a dot is one file.
 HEAVY = {
-    "torch": LEARN | {"evaluation", "executors.torch", "neural", "study"},
+    "torch": LEARN | {"evaluation", "executors.torch", "frugal", "neural", "study"},
     "onnx": {"executors.onnx"},
     "onnxruntime": {"executors.onnx"},
     "amaranth": {"boards", "rtl"},

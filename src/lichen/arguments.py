@@ -120,11 +120,17 @@ def parser() -> argparse.ArgumentParser:
         ("verify", _add_verify, "decode streams and check all that can be checked"),
         ("models", _add_models, "list the installed models"),
         ("train", _add_train, "photographs -> the weights of a model; goes on where it stopped"),
+        ("distill", _add_distill, "photographs and a teacher -> the weights of a smaller model"),
+        ("prune", _add_prune, "a checkpoint -> a smaller one, without its least needed channels"),
+        ("fit", _add_fit, "the widest network of a kind that codes a video on a board"),
+        ("chain", _add_chain, "a recipe of steps: teach, distil, prune, train, quantise; measured"),
+        ("quantize", _add_quantize, "a checkpoint -> a model file of 8-bit or mixed integers"),
         ("lower", _add_lower, "trained weights -> a model file that encodes and decodes"),
         ("eval", _add_eval, "measure codecs on a folder of pictures: tables, JSON, CSV, plots"),
         ("conformance", _add_conformance, "check an executor, or another decoder, to the last bit"),
         ("simulate", _add_simulate, "a picture through a core of the accelerator, compared"),
-        ("synth", _add_synth, "fold a core for a board: multipliers, memories, resources"),
+        ("synth", _add_synth, "a core for a board through Yosys: resources, levels of logic"),
+        ("study", _add_study, "models and boards -> a page: what fits, how fast, what would help"),
     ):
         command = commands.add_parser(name, help=summary, description=f"{summary}.")
         advanced = command.add_argument_group("advanced")
@@ -266,10 +272,15 @@ def _add_train(parser: _Parser, advanced: Any) -> None:
     )
     parser.add_argument("photographs", metavar="PHOTOS", type=Path, help="folder of pictures")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument("--recipe", metavar="FILE", type=Path, help="TOML, as in recipes/")
     parser.add_argument(
         "--model", metavar="NAME", help="student (default), balle2018, ...; a wrong name shows all"
     )
+    _add_run_options(parser, advanced)
+
+
+def _add_run_options(parser: _Parser, advanced: Any) -> None:
+    """What every command that trains has: the recipe's fields, the start, the machine."""
+    parser.add_argument("--recipe", metavar="FILE", type=Path, help="TOML, as in recipes/")
     parser.add_argument(
         "--arguments", metavar="NAME=VALUE,...", action="append",
         help="arguments of the model, like n=64,m=128; may be repeated",
@@ -312,6 +323,236 @@ def _add_train(parser: _Parser, advanced: Any) -> None:
         "--checkpoint-every", metavar="SECONDS", type=float, default=60.0, help="(default 60)"
     )
     advanced.add_argument("--compile", action="store_true", help="have torch compile the model")
+
+
+def _add_distill(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "The student begins as in `lichen train`, and its folder is that of a run: it goes on, "
+        "lowers and evaluates like any other. docs/distillation.md explains the three terms. Needs "
+        "the [train] extra."
+    )
+    parser.add_argument("photographs", metavar="PHOTOS", type=Path, help="folder of pictures")
+    parser.add_argument(
+        "-o", "--output", dest="run", metavar="RUN", type=Path, required=True,
+        help="folder of the student's run",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher", metavar="CKPT", type=Path,
+        help="a run, a folder of recipes/, or a state dict of CompressAI, STF or X-LIC",
+    )  # fmt: skip
+    parser.add_argument(
+        "--student", dest="model", metavar="NAME",
+        help="balle2018, student, ...: a wrong name shows all (default: that of --weights)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--width", metavar="N", type=_width,
+        help="of the student: the papers' N, STF's C; its other arguments are the teacher's, where "
+        "both are of one kind",
+    )  # fmt: skip
+    parser.add_argument(
+        "--board", choices=("kv260", "zcu102"), help="find the width that fits; with --video"
+    )
+    parser.add_argument("--video", metavar="WxH@FPS", type=_video, help="like 1280x720@60")
+    terms = parser.add_argument_group("terms of the loss")
+    for name, text in (
+        ("pixel", "error against the teacher's picture, as a part of the distortion (default 0.3)"),
+        ("latent", "squared error of y, in the teacher's quantisation steps (default 0.05)"),
+        ("hyper", "squared error of z, in quantisation steps (default 0.02)"),
+    ):
+        terms.add_argument(
+            f"--{name}-weight", metavar="W", type=_weight, help=f"{text}; 0 leaves it out"
+        )
+    _add_run_options(parser, advanced)
+
+
+def _add_chain(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "The same command goes on where it stopped: finished steps are not done again while their "
+        "part of the recipe and what they start from are the same. docs/frugal.md shows recipes. "
+        "Needs the [train] and [eval] extras."
+    )
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="TOML, as in recipes/frugal-*")
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", type=Path, required=True,
+        help="folder of the steps, of report.json, report.md and the chart",
+    )  # fmt: skip
+    parser.add_argument(
+        "--photographs", metavar="PHOTOS", type=Path, help="to train and to calibrate by"
+    )
+    parser.add_argument(
+        "--test", "--kodak", metavar="PICTURES", type=Path,
+        help="measure each step on these (default: on every tenth photograph, which is then not "
+        "trained on)",
+    )  # fmt: skip
+    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop after so long; can go on later"
+    )
+    advanced.add_argument(
+        "--threads", metavar="N", type=_threads, help="CPU threads (default: torch's choice)"
+    )
+    advanced.add_argument(
+        "--checkpoint-every", metavar="SECONDS", type=float, default=60.0, help="(default 60)"
+    )
+
+
+def _add_prune(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "The result is the folder of a run: train it on, lower it, prune it once more. "
+        "docs/pruning.md explains the scores. Needs the [train] extra, and with --board [rtl]."
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", type=Path,
+        help="a run, a folder of recipes/, or a state dict of CompressAI or X-LIC",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, required=True, help="folder to write"
+    )
+    # argparse takes -50% for an option unless it looks like a number
+    parser._negative_number_matcher = re.compile(r"^-[0-9]+(\.[0-9]*)?%?$")
+    parser.add_argument(
+        "--macs", metavar="-P%", type=_less, help="leave out so much of all MACs, like -50%%"
+    )
+    parser.add_argument(
+        "--board", metavar="NAME", help="kv260 or zcu102: what codes --video on it may stay"
+    )
+    parser.add_argument("--video", metavar="WxH@FPS", type=_video, help="like 1280x720@60")
+    parser.add_argument(
+        "--importance", choices=("magnitude", "taylor", "mask-decay"), default="taylor",
+        help="what decides: the weights; how the loss changes (default); or masks that decay "
+        "while the network is fine-tuned",
+    )  # fmt: skip
+    parser.add_argument(
+        "--photographs", metavar="PHOTOS", type=Path, help="folder of pictures, for the last two"
+    )
+    parser.add_argument(
+        "--steps", metavar="N", type=_steps, default=0, help="of mask-decay's fine-tuning"
+    )
+    parser.add_argument(
+        "--learning-rate", metavar="RATE", type=_rate, default=2e-4, help="of it (default 2e-4)"
+    )
+    parser.add_argument(
+        "--multiple", metavar="N", type=_width, default=8,
+        help="leave groups of channels at multiples of this (default 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", metavar="GROUP", action="append", default=[],
+        help="leave this group whole, like latent or 'h_*'; may be repeated; -v lists them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--samples", metavar="N", type=_steps, default=64, help="crops for taylor (default 64)"
+    )
+    advanced.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    advanced.add_argument(
+        "--threads", metavar="N", type=_threads, help="CPU threads (default: torch's choice)"
+    )
+    advanced.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop after so long; can go on later"
+    )
+    advanced.add_argument(
+        "--checkpoint-every", metavar="SECONDS", type=float, default=60.0, help="(default 60)"
+    )
+
+
+def _add_fit(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "Nothing here places or routes: the clock, 300 MHz, is assumed. Each core, encoder and "
+        "decoder, has a board of its own. Needs the [train] and [rtl] extras."
+    )
+    parser.add_argument("--board", metavar="NAME", required=True, help="kv260 or zcu102")
+    parser.add_argument(
+        "--video", metavar="WxH@FPS", type=_video, required=True, help="like 1280x720@60"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", default="student",
+        help="student (default), balle2018, balle2016 or minnen2020",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arguments", metavar="NAME=VALUE,...", action="append",
+        help="other arguments of the model, like means=true; may be repeated",
+    )  # fmt: skip
+
+
+def _add_quantize(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "Each step of post-training quantisation stays only where it lowers the rate-distortion "
+        "loss of the photographs. docs/quantization.md explains all of it. Needs the [train] extra."
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", type=Path,
+        help="a run or its weights, a folder of recipes/, or a state dict of CompressAI or X-LIC",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="MODEL", type=Path, required=True,
+        help="the model file to write (.safetensors)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--photographs", metavar="PHOTOS", type=Path,
+        help="folder of pictures to calibrate by, and to train on with --qat-steps",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bits", choices=("4", "5", "6", "7", "8", "mixed"), default="8",
+        help="of all weights, or of each layer what a --budget allows (default 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", metavar="BUDGET",
+        help="of mixed bits: a share of the 8-bit weights like 70%%, or bytes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--activations", choices=("8", "mixed"), default="8",
+        help="mixed: 16 bits between layers where that gains (default 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", metavar="NAME,...", default="all",
+        help="of ranges, equalise, bias, adaround; or all (default), or none: ranges by the "
+        "largest values",
+    )  # fmt: skip
+    parser.add_argument(
+        "--qat-steps", metavar="N", type=_whole, default=0,
+        help="train on in integers for so many steps (default 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path,
+        help="write steps, losses, bits and sensitivities as JSON",
+    )  # fmt: skip
+    parser.add_argument("--name", help="of the model (default: that of the file)")
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="of all crops")
+    advanced.add_argument(
+        "--crops", metavar="N", type=_count, default=32,
+        help="crops that calibrate (default 32; the loss is that of the first 16)",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--crop", metavar="N", type=_crop, default=256, help="their side in pixels (default 256)"
+    )
+    advanced.add_argument(
+        "--learning-rate", metavar="R", type=_learning_rate, default=2e-4,
+        help="of the steps in integers (default 2e-4)",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--batch", metavar="N", type=_count, default=8, help="crops of such a step (default 8)"
+    )
+    advanced.add_argument(
+        "--threads", metavar="N", type=_threads, help="CPU threads (default: torch's choice)"
+    )
+
+
+def _whole(text: str) -> int:
+    return _integer(text, 0, 10**9, "a number must be 0 or more")
+
+
+def _count(text: str) -> int:
+    return _integer(text, 1, 4096, "a number of crops must be 1..4096")
+
+
+def _crop(text: str) -> int:
+    side = _integer(text, 64, 4096, "a crop must have 64..4096 pixels a side")
+    if side % 64:
+        raise argparse.ArgumentTypeError(f"a crop must be a multiple of 64 pixels, not {text}")
+    return side
+
+
+def _learning_rate(text: str) -> float:
+    return _number(text, 1e-9, 1, "a learning rate must be above 0 and at most 1")
 
 
 def _add_lower(parser: _Parser, advanced: Any) -> None:
@@ -410,11 +651,41 @@ def _add_synth(parser: _Parser, advanced: Any) -> None:
     parser.epilog = "Nothing here places or routes: the clock is assumed. Needs the [rtl] extra."
     _add_core_options(parser)
     parser.add_argument(
-        "--yosys", action="store_true", help="also synthesise each distinct stage: many minutes"
+        "--plan", action="store_true", help="only the plan, with what is predicted: no synthesis"
     )
     parser.add_argument(
         "--stage", metavar="NAME", action="append", default=[],
-        help="with --yosys, only this stage; may be repeated",
+        help="synthesise only this convolution; may be repeated (default: the whole core, minutes; "
+        "what was synthesised once is kept)",
+    )  # fmt: skip
+
+
+def _add_study(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "The page needs no network; PAGE.json, beside it, has every figure. Everything is "
+        "predicted, and the page shows how wrong the predictors have been: docs/study.md. A "
+        "checkpoint of an unknown architecture is counted as far as it can be. Needs the [train] "
+        "extra; [eval] and [rtl] for rates and foldings."
+    )
+    parser.add_argument(
+        "models", metavar="MODEL|CKPT", nargs="*",
+        help="a model's name, a run's folder, a model file or a state dict (default: all models); "
+        "a wrong name shows all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--board", metavar="NAME|FILE", action="append", default=[], dest="boards",
+        help="kv260, zcu102, or a TOML file like theirs; may be repeated (default: both)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--video", metavar="WxH@FPS", type=_video, default=(1920, 1080, 30.0),
+        help="what is to be coded (default 1920x1080@30)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="PAGE", default="study.html", help="(default study.html)"
+    )
+    advanced.add_argument(
+        "--no-overwrite", dest="overwrite", action="store_false",
+        help="end with an error where the page or its JSON exists",
     )  # fmt: skip
 
 
@@ -437,6 +708,36 @@ def _size(text: str) -> tuple[int, int]:
     if not found or not all(1 <= int(n) <= container.MAX_SIDE for n in found.groups()):
         raise argparse.ArgumentTypeError(f"a size must be like 1920x1080, not {text!r}")
     return int(found[1]), int(found[2])
+
+
+def _video(text: str) -> tuple[int, int, float]:
+    size, at, rate = text.partition("@")
+    if not at:
+        raise argparse.ArgumentTypeError(f"a video must be like 1280x720@60, not {text!r}")
+    return (*_size(size), _frame_rate(rate))
+
+
+def _width(text: str) -> int:
+    return _integer(text, 1, 4096, "a width must be a positive number of channels")
+
+
+def _less(text: str) -> float:
+    """A change of -P %, as a share: -0.5."""
+    if text.startswith("-") and text.endswith("%"):
+        return -_number(text[1:-1], 0.1, 99.9, "MACs fall by 0.1 to 99.9 %, like -50%%") / 100
+    raise argparse.ArgumentTypeError(f"write what MACs fall by like -50%, not {text!r}")
+
+
+def _steps(text: str) -> int:
+    return _integer(text, 1, 10**9, "it must be a positive whole number")
+
+
+def _rate(text: str) -> float:
+    return _number(text, 1e-9, 1, "a learning rate must be a positive number up to 1")
+
+
+def _weight(text: str) -> float:
+    return _number(text, 0, 1e6, "a weight must be 0 or more")
 
 
 def _frame_rate(text: str) -> float:

@@ -361,11 +361,59 @@ def _synth(arguments: argparse.Namespace) -> int:
     return command.synth(arguments, _model(arguments.model))
 
 
+def _study(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        import lichen.rtl.fold
+    with _extra("eval"):
+        import lichen.evaluation.bd_rate  # noqa: F401
+    with _extra("train"):
+        from lichen.study import command
+    return command.run(arguments)
+
+
 def _train(arguments: argparse.Namespace) -> int:
     with _extra("train"):
         from lichen.training.commands import train_command
     number = train_command(arguments)
     return 128 + number if number else OK  # 130 or 143, as shells have it
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.frugal.distill import distill_command
+    number = distill_command(arguments)
+    return 128 + number if number else OK
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.frugal.prune import prune_command
+    if arguments.board:
+        with _extra("rtl"):
+            import lichen.rtl.fold  # noqa: F401
+    number = prune_command(arguments)
+    return 128 + number if number else OK
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        import lichen.training.train  # noqa: F401
+    with _extra("rtl"):
+        from lichen.frugal.fit import fit_command
+    return fit_command(arguments)
+
+
+def _chain(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.frugal.chain import chain_command
+    number = chain_command(arguments)
+    return 128 + number if number else OK
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    with _extra("train"):
+        from lichen.frugal.quantize_command import quantize_command
+    return quantize_command(arguments)
 
 
 def _lower(arguments: argparse.Namespace) -> int:
@@ -444,9 +492,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "models": _models,
     "train": _train,
+    "distill": _distill,
+    "prune": _prune,
+    "fit": _fit,
+    "chain": _chain,
+    "quantize": _quantize,
     "lower": _lower,
     "eval": _eval,
     "conformance": _conformance,
     "simulate": _simulate,
     "synth": _synth,
+    "study": _study,
 }

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from PIL import Image
 from lichen import model as models
 from lichen.api import Codec
 from lichen.entropy import Tables, native, rans
-from lichen.errors import DeviceError, LichenError, ModelError
+from lichen.errors import DeviceError, LichenError, ModelError, UnsupportedError
 from lichen.executors import Executor, ReferenceExecutor
 from lichen.files import UsageError
 from lichen.model import Model
@@ -42,7 +42,7 @@ from lichen.program import file as program_file
 
 FORMAT = 1
 KINDS = ("stream", "refuse", "program", "rans")
-EXECUTORS = ("native", "reference", "torch", "onnx")
+EXECUTORS = ("native", "reference", "torch", "onnx", "rtl")
 DECODER_SECONDS = 120
 Case = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def in_checkout() -> Path:
 
 
 def executor_of(name: str, threads: int) -> Executor:
-    """Make an executor: native, native-ISA, reference, torch or onnx. Raises DeviceError."""
+    """Make an executor: native, native-ISA, reference, torch, onnx or rtl. Raises DeviceError."""
     kind, _, isa = name.partition("-")
     try:
         match kind:
@@ -127,6 +127,10 @@ def executor_of(name: str, threads: int) -> Executor:
                 from lichen.executors.onnx import OnnxExecutor
 
                 return OnnxExecutor()
+            case "rtl" if not isa:
+                from lichen.rtl.executor import RtlExecutor
+
+                return RtlExecutor()
     except ImportError as error:
         raise DeviceError(f"executor {name} needs a package that is not here: {error}") from error
     raise DeviceError(f"no executor {name!r}; there are {', '.join(EXECUTORS)} and native-ISA")
@@ -202,6 +206,9 @@ def run(
             continue
         try:
             problem = check[case["kind"]](vectors, case, executor, threads)
+        except UnsupportedError as error:
+            yield Result(case["name"], case["kind"], skipped=str(error))
+            continue
         except LichenError as error:
             problem = f"{type(error).__name__}: {error}"
         yield Result(case["name"], case["kind"], problem)
@@ -263,15 +270,49 @@ def _rans(vectors: Vectors, case: Case, executor: Executor, threads: int) -> str
     )
     symbols, indices = np.array(case["symbols"], np.int16), np.array(case["indices"], np.uint16)
     data, lanes = bytes.fromhex(case["bytes"]), case["lanes"]
-    coders = [("the definition", rans.encode, rans.decode)]
-    if native.available():
-        coders.append(("the native coder", native.encode, native.decode))
-    for name, encode, decode in coders:
-        if encode(symbols, indices, tables, lanes=lanes) != data:
-            return f"{name} encodes to other bytes"
-        if not np.array_equal(decode(data, indices, tables, lanes=lanes), symbols):
-            return f"{name} decodes to other symbols"
+    lacks, done = [], []
+    for name, encode, decode in _coders(executor, tables, lanes):
+        for verb, right in (
+            (f"{name} encodes", partial(_encodes, encode, symbols, indices, data)),
+            (f"{name} decodes", partial(_decodes, decode, symbols, indices, data)),
+        ):
+            try:
+                if not right():
+                    return f"{verb} to something else"
+                done.append(verb)
+            except UnsupportedError as error:
+                lacks.append(str(error))
+    if lacks:
+        raise UnsupportedError("; ".join([*lacks, *(f"{verb} right" for verb in done)]))
     return ""
+
+
+Encode = Callable[[NDArray[np.int16], NDArray[np.uint16]], bytes]
+Decode = Callable[[bytes, NDArray[np.uint16]], NDArray[np.int16]]
+
+
+def _encodes(
+    encode: Encode, symbols: NDArray[np.int16], indices: NDArray[np.uint16], data: bytes
+) -> bool:
+    return encode(symbols, indices) == data
+
+
+def _decodes(
+    decode: Decode, symbols: NDArray[np.int16], indices: NDArray[np.uint16], data: bytes
+) -> bool:
+    return np.array_equal(decode(data, indices), symbols)
+
+
+def _coders(executor: Executor, tables: Tables, lanes: int) -> Iterator[tuple[str, Encode, Decode]]:
+    """Give the entropy coders that belong to an executor."""
+    if make := getattr(executor, "coder", None):
+        cores = make(tables, lanes)
+        yield "the RTL coder", cores.encode, cores.decode
+        return
+    fixed: dict[str, Any] = {"tables": tables, "lanes": lanes}
+    yield "the definition", partial(rans.encode, **fixed), partial(rans.decode, **fixed)
+    if native.available():
+        yield "the native coder", partial(native.encode, **fixed), partial(native.decode, **fixed)
 
 
 def _compare(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -17,6 +17,10 @@ class ContractError(LichenError):
     """A Program breaks the contract: a shape, a range or an accumulator bound."""
 
 
+class UnsupportedError(ContractError):
+    """A Program, or a size, is valid, but this executor or accelerator has no means for it."""
+
+
 class ModelError(LichenError):
     """A model file is missing, damaged, or not the one that a stream was made with."""
 

@@ -294,10 +294,11 @@ def named(name: str) -> Model:
     return read(paths[name])
 
 
-def kmac_per_pixel(model: Model) -> tuple[float, float]:
+def kmac_per_pixel(model: Model, wide_factor: int = 2) -> tuple[float, float]:
     """Count thousands of 8-bit multiply-accumulates per pixel, to encode and to decode.
 
-    Those of a model that runs in float are in float.
+    wide_factor: what one counts that reads 16 bits. Those of a model that runs in float are in
+    float.
     """
     if model.network is not None:
         return model.network.kmac_per_pixel
@@ -305,7 +306,7 @@ def kmac_per_pixel(model: Model) -> tuple[float, float]:
     y = infer_shapes(model.programs["g_a"], {"x": (3, side, side)})["y"][1]
     reductions = {"g_a": 1, "h_s": side}  # of what else: that of y
     counts = {
-        name: macs_per_pixel(program, reductions.get(name, side // y)) / 1000
+        name: macs_per_pixel(program, reductions.get(name, side // y), wide_factor) / 1000
         for name, program in model.programs.items()
     }
     decoder = sum(

@@ -41,11 +41,14 @@ Z_ENDS = np.array([127, -128, 0, 127, 127, -128, -128, 1])
 EDGES = (
     "conv-shifts-0-to-31-s8-s8", "conv-int32-limit", "conv-s16-bytes", "conv-ties-1-s",
     "conv-ties-4-u", "conv-ties-7-s8", "conv-ties-8-to-29", "conv-padding",
+    "conv-7to14-3x3-s1-g7-6x9-u8", "conv-7to14-3x3-s1-g7-6x9-s16", "conv-8to8-3x3-s1-g8-9x17-u8",
+    "conv-16to8-3x3-s1-g2-8x9-u8", "conv-4to6-4x4-s2-g1-9x10-u8", "conv-6to6-1x3-s1-g1-5x19-u8",
     "gdn-edges-p1-forward-0", "gdn-edges-p1-inverse-16", "gdn-edges-p2-forward-0",
     "gdn-edges-p2-inverse-8",
 )  # fmt: skip
 EDGE_WORDS = ("add-ties", "twice", "table-index", "clamp", "slice", "vector", "square-limit")
-SLOW = {"slow": ["reference", "torch", "onnx"]}
+SLOW = {"slow": ["reference", "torch", "onnx", "rtl"]}
+LARGE = {"slow": ["rtl"]}  # hundreds of channels: scripts/bench-rtl simulates these
 
 
 class Set:
@@ -84,11 +87,12 @@ class Set:
     def encoded(self, name: str, model: str, source: str, **options: Any) -> None:
         """Add a stream that encoding a picture gives."""
         recorder = Recorder(self.executor)
-        _, read = self.model(model)
+        file, read = self.model(model)
+        large = LARGE if file.startswith("installed/") else {}
         image = Image.open(BytesIO(self.files[source]))
         encoded = Codec(read, executor=recorder).encode(from_image(image), **options)
         fields = {"source": source, "encode": options, "encode_points": recorder.points}
-        self.stream(name, model, encoded.data, **fields)
+        self.stream(name, model, encoded.data, **fields, **large)
 
     def forged(
         self, name: str, model: str, width: int, height: int, z: Any, symbols: Any,

@@ -21,6 +21,11 @@ def rans_cases() -> Iterator[dict[str, Any]]:
         offsets = [0, -1, 32767, -32768, 32728, -2]
         for lanes in (1, 2, 3, 4, 5, 8) if precision in (12, 16) else (4,):
             yield _case(f"lanes-{lanes}-precision-{precision}", precision, lanes, rows, offsets)
+        # Tables of symbols within -8192..8192, which the accelerator's decoder takes.
+        near = [0, -1, 8100, -8190, 8100, -2]
+        for lanes in (4,) if precision > 13 else (precision - 11,):
+            name = f"near-lanes-{lanes}-precision-{precision}"
+            yield _case(name, precision, lanes, rows, near)
     uniform = [[256] * 256]
     for count in (1, 2, 3, 4, 5, 7, 8, 9):
         symbols = (np.arange(count) * 37 % 255 - 128).tolist()

@@ -10,7 +10,7 @@ from tiny_codec import programs
 from lichen import model as models
 from lichen.errors import ContractError
 from lichen.program import Input, Output, Program, ops
-from lichen.rtl import fold, graph, skew, synthesise
+from lichen.rtl import fold, graph, skew
 from lichen.rtl import layer as layers
 from lichen.rtl.fold import KV260, ZCU102, Memory, Resources, Target
 from lichen.rtl.layer import Folding
@@ -139,22 +139,3 @@ def test_the_student_keeps_the_rate(kind: str, part: fold.Part, target: Target) 
     assert {memory.role for memory in placement.external} <= {"delay"}
     kept = (*placement.block, *placement.ultra, *placement.split, *placement.external)
     assert sorted(map(repr, kept)) == sorted(map(repr, plan.memories))
-
-
-def _cell(kind: str, output: int, *inputs: int) -> dict[str, object]:
-    ports = {f"I{k}": [bit] for k, bit in enumerate(inputs)} | {"O": [output]}
-    directions = dict.fromkeys(ports, "input") | {"O": "output"}
-    return {"type": kind, "connections": ports, "port_directions": directions}
-
-
-def test_levels_of_logic() -> None:
-    """A register, two LUTs, a chain of two carries, a LUT and a wide multiplexer: four levels."""
-    cells = {
-        "q": _cell("FDRE", 1, 9), "a": _cell("LUT2", 2, 1), "b": _cell("LUT6", 3, 2, 1),
-        "c0": _cell("CARRY4", 4, 3), "c1": _cell("CARRY4", 5, 4), "d": _cell("LUT3", 6, 5),
-        "m": _cell("MUXF7", 7, 6), "r": _cell("FDRE", 8, 7), "f": _cell("LUT1", 9, 8),
-    }  # fmt: skip
-    assert synthesise.levels(cells) == 4
-    assert synthesise.sums({"LUT2": 3, "RAM32M16": 2, "FDRE": 5, "RAMB18E2": 1}) == {
-        "dsp": 0, "lut": 19, "lut_as_memory": 16, "ff": 5, "bram36": 0.5, "uram": 0,
-    }  # fmt: skip

@@ -57,7 +57,7 @@ class Builder:
         """Round weights and biases to the grids that the layer's exponents imply."""
         weight, bias, shift = integer_parameters(layer, self.exponents[source], output_axis=0)
         op = ops.Conv(
-            output,
+            self._before_relu(output, layer),
             source,
             weight,
             bias,
@@ -67,13 +67,23 @@ class Builder:
             layer.groups,
             layer.dtype,
         )
-        return self.add(op, layer.output_exponent)
+        return self._relu(output, self.add(op, layer.output_exponent))
+
+    def _before_relu(self, output: str, layer: Conv2d | ConvTranspose2d) -> str:
+        """Name what a layer leaves: `output`, unless a ReLU in 16 bits follows."""
+        return f"{output}.signed" if layer.rectified and layer.dtype == "s16" else output
+
+    def _relu(self, output: str, source: str) -> str:
+        """Do the ReLU that `_before_relu` asked for; u8 needs none."""
+        if source == output:
+            return output
+        return self.add(ops.Clamp(output, source, 0, 32767), self.exponents[source])
 
     def transposed_conv(self, output: str, source: str, layer: ConvTranspose2d) -> str:
         """Round weights and biases to the grids that the layer's exponents imply."""
         weight, bias, shift = integer_parameters(layer, self.exponents[source], output_axis=1)
         op = ops.TransposedConv(
-            output,
+            self._before_relu(output, layer),
             source,
             weight,
             bias,
@@ -83,7 +93,7 @@ class Builder:
             layer.output_padding,
             layer.dtype,
         )
-        return self.add(op, layer.output_exponent)
+        return self._relu(output, self.add(op, layer.output_exponent))
 
     def gdn(self, output: str, source: str, layer: GDN) -> str:
         integers = layer.integer_parameters(self.exponents[source])
@@ -221,7 +231,7 @@ def integer_parameters(
     weight = real_weight.double() * scale.reshape(axes)
     bias = real_bias.double() * scale * 2.0**e_in
     return (
-        integers(weight, -127, 127).astype(np.int8),
+        integers(weight, -layer.weight_limit, layer.weight_limit).astype(np.int8),
         integers(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32),
         (e_in + e_weight - layer.output_exponent).numpy().astype(np.uint8),
     )

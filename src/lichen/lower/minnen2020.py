@@ -70,8 +70,8 @@ def _hyper_synthesis(model: ChannelWise) -> Program:
 
 def _context(model: ChannelWise, k: int) -> Program:
     b = Builder()
-    for hyper in ("means", "scales"):
-        b.input(hyper, model.latent_channels, "s16", LATENT_EXPONENT)
+    for hyper, layers in (("means", model.h_mean_s), ("scales", model.h_scale_s)):
+        b.input(hyper, len(layers[-1].bias), "s16", LATENT_EXPONENT)
     seen = _seen(b, model, k)
     mean = _transform(b, "mean", ["means", *seen], model.cc_mean_transforms[k])
     scale = _transform(b, "scale", ["scales", *seen], model.cc_scale_transforms[k])
@@ -92,7 +92,7 @@ def _refine(model: ChannelWise, k: int) -> Program:
     b, width, e = Builder(), model.latent_channels // model.slices, LATENT_EXPONENT
     b.input("symbols", width, "s16", 0)
     b.input("mean", width, "s16", e)
-    b.input("means", model.latent_channels, "s16", e)
+    b.input("means", len(model.h_mean_s[-1].bias), "s16", e)
     seen = _seen(b, model, k)
     rough = b.add(ops.Add("rough", "symbols", "mean", e, 0, 0, False, "s16"), e)
     x = _transform(b, "lrp", ["means", *seen, rough], model.lrp_transforms[k])

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lichen.errors import ModelError
-from lichen.models import balle2016, balle2018, minnen2020, zou2022
+from lichen.models import balle2016, balle2018, channels, minnen2020, zou2022
 from lichen.models.balle2016 import FactorizedPrior
 from lichen.models.balle2018 import ScaleHyperprior
 from lichen.models.checkpoint import names_of, read_state
@@ -28,16 +28,23 @@ MODELS: dict[str, type[QuantizableModel]] = {
 
 
 def build(name: str, arguments: dict[str, Any]) -> QuantizableModel:
-    """Make a model with fresh weights. Raises ModelError listing the models or the arguments."""
+    """Make a model with fresh weights. Raises ModelError listing the models or the arguments.
+
+    Any model takes one argument more, `pruned`: how many channels groups of them have left.
+    """
     if name not in MODELS:
         raise ModelError(f"no model is called {name!r}; there are {', '.join(sorted(MODELS))}")
+    own = {key: value for key, value in arguments.items() if key != "pruned"}
     try:
-        return MODELS[name](**arguments)
+        model = MODELS[name](**own)
     except TypeError as error:
         known = MODELS[name]().arguments
         raise ModelError(
             f"{name} does not take these arguments ({error}); it takes {', '.join(known)}"
         ) from error
+    if arguments.get("pruned"):
+        channels.narrow(model, arguments["pruned"])
+    return model
 
 
 def name_of(model: QuantizableModel) -> str:

@@ -33,11 +33,11 @@ def fake_quantize(x: Tensor, exponent: int, dtype: str) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, 2.0**-exponent, 0, low, high)
 
 
-def weight_exponents(weight: Tensor, output_axis: int = 0) -> Tensor:
-    """Give for each output channel the largest e with max|w| * 2**e <= 127, as int64 (O,)."""
+def weight_exponents(weight: Tensor, output_axis: int = 0, limit: int = 127) -> Tensor:
+    """Give for each output channel the largest e with max|w| * 2**e <= limit, as int64 (O,)."""
     axes = [axis for axis in range(weight.dim()) if axis != output_axis]
     peak = weight.detach().abs().amax(dim=axes).clamp_min(2.0**-40)
-    return torch.floor(torch.log2(127.0 / peak)).clamp_max(MAX_WEIGHT_EXPONENT).to(torch.int64)
+    return torch.floor(torch.log2(limit / peak)).clamp_max(MAX_WEIGHT_EXPONENT).to(torch.int64)
 
 
 def held_exponents(
@@ -54,12 +54,17 @@ def held_exponents(
 
 
 def on_grid(
-    weight: Tensor, bias: Tensor, exponents: Tensor, input_exponent: int, output_axis: int = 0
+    weight: Tensor,
+    bias: Tensor,
+    exponents: Tensor,
+    input_exponent: int,
+    output_axis: int = 0,
+    limit: int = 127,
 ) -> tuple[Tensor, Tensor]:
-    """Round weights to int8 and biases to the accumulator's grid, straight-through."""
+    """Round weights to -limit..limit and biases to the accumulator's grid, straight-through."""
     scale = torch.exp2(-exponents.float())
     zero = torch.zeros_like(exponents, dtype=torch.int32)
-    weight = torch.fake_quantize_per_channel_affine(weight, scale, zero, output_axis, -127, 127)
+    weight = torch.fake_quantize_per_channel_affine(weight, scale, zero, output_axis, -limit, limit)
     grid = torch.exp2((exponents + input_exponent).float())
     return weight, round_ste(bias * grid) / grid
 
@@ -73,6 +78,7 @@ class Quantizable(nn.Module):
     def __init__(self, dtype: str, exponent: int | None = None) -> None:
         super().__init__()
         self.dtype = dtype
+        self.rectified = dtype == "u8"  # saturating to u8 is a ReLU
         self.fixed = exponent is not None  # the exponent is part of the design, never calibrated
         self.quantized = False
         self.observing = False
@@ -98,11 +104,16 @@ class Quantizable(nn.Module):
         self.exponent.fill_(value)
         self._exponent = value
 
+    def widen(self) -> None:
+        """Carry the output in 16 bits; a ReLU that u8 implied stays."""
+        self.dtype = "s16"
+
     def finish(self, y: Tensor) -> Tensor:
         """Apply what the output type implies: the ReLU of u8, rounding and saturation."""
         if self.quantized:
-            return fake_quantize(y, self.output_exponent, self.dtype)
-        if self.dtype == "u8":
+            y = fake_quantize(y, self.output_exponent, self.dtype)
+            return F.relu(y) if self.rectified and self.dtype != "u8" else y
+        if self.rectified:
             y = F.relu(y)
         if self.observing:
             # A saturating outlier costs less than a coarser grid for all: 99.99 % of the values.
@@ -112,12 +123,54 @@ class Quantizable(nn.Module):
         return y
 
 
-class Conv2d(Quantizable):
+class Weighted(Quantizable):
+    """A layer with integer weights of `weight_bits` bits: 8, or fewer where a budget asks for it.
+
+    `grid` holds their exponents, int64 (O,), where calibration chose them; None: the finest that
+    hold the largest weight of each output channel.
+    """
+
+    weight: Tensor
+    OUTPUT_AXIS: int  # of the weight
+
+    def __init__(self, dtype: str, exponent: int | None) -> None:
+        super().__init__(dtype, exponent)
+        self.weight_bits = 8
+        self.grid: Tensor | None = None
+
+    @property
+    def weight_limit(self) -> int:
+        """The largest |integer weight|."""
+        return 2 ** (self.weight_bits - 1) - 1
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the layer applies them."""
+        raise NotImplementedError
+
+    def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
+        """Exponents of the integer weights (O,)."""
+        bias = self.effective()[1]
+        if self.grid is None:
+            exponents = weight_exponents(weight, self.OUTPUT_AXIS, self.weight_limit)
+        else:
+            exponents = self.grid.to(weight.device)
+        return held_exponents(exponents, bias, input_exponent, self.output_exponent)
+
+    def rounded(self, input_exponent: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias on their grids, straight-through."""
+        weight, bias = self.effective()
+        exponents = self.integer_weight_exponents(weight, input_exponent)
+        return on_grid(weight, bias, exponents, input_exponent, self.OUTPUT_AXIS, self.weight_limit)
+
+
+class Conv2d(Weighted):
     """Convolution, bias, and the output type's saturation (u8: ReLU).
 
     Padding keeps the size at stride 1 and divides it by the stride otherwise: zero padding of
     (kernel - stride) split with the smaller half first, or `padding` on each of the four sides.
     """
+
+    OUTPUT_AXIS = 0
 
     def __init__(
         self,
@@ -150,18 +203,11 @@ class Conv2d(Quantizable):
         factor = 2.0**-self.attenuation
         return self.weight * factor, self.bias * factor
 
-    def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
-        """Exponents of the int8 weights (O,)."""
-        bias = self.effective()[1]
-        exponents = weight_exponents(weight)
-        return held_exponents(exponents, bias, input_exponent, self.output_exponent)
-
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
         weight, bias = self.effective()
         if self.quantized:
             assert input_exponent is not None
-            exponents = self.integer_weight_exponents(weight, input_exponent)
-            weight, bias = on_grid(weight, bias, exponents, input_exponent)
+            weight, bias = self.rounded(input_exponent)
         top, left, bottom, right = self.padding
         if top == bottom and left == right:
             return self.finish(F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups))
@@ -169,8 +215,10 @@ class Conv2d(Quantizable):
         return self.finish(F.conv2d(x, weight, bias, self.stride, 0, 1, self.groups))
 
 
-class ConvTranspose2d(Quantizable):
+class ConvTranspose2d(Weighted):
     """Transposed convolution that multiplies the size by its stride, bias, output saturation."""
+
+    OUTPUT_AXIS = 1
 
     def __init__(
         self,
@@ -194,18 +242,11 @@ class ConvTranspose2d(Quantizable):
         """Weight (I, O, k, k) and bias as the layer applies them."""
         return self.weight, self.bias
 
-    def integer_weight_exponents(self, weight: Tensor, input_exponent: int) -> Tensor:
-        """Exponents of the int8 weights (O,)."""
-        bias = self.effective()[1]
-        exponents = weight_exponents(weight, output_axis=1)
-        return held_exponents(exponents, bias, input_exponent, self.output_exponent)
-
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
         weight, bias = self.effective()
         if self.quantized:
             assert input_exponent is not None
-            exponents = self.integer_weight_exponents(weight, input_exponent)
-            weight, bias = on_grid(weight, bias, exponents, input_exponent, output_axis=1)
+            weight, bias = self.rounded(input_exponent)
         y = F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
         return self.finish(y)
 
@@ -222,6 +263,7 @@ def input_limit(layer: Conv2d | ConvTranspose2d, input_exponent: int) -> int:
     if isinstance(layer, ConvTranspose2d):
         weight, step = weight.transpose(0, 1), layer.stride
     weight = torch.round(weight.abs() * torch.exp2(exponents.double())[:, None, None, None])
+    weight = weight.clamp_max(layer.weight_limit)
     # an output of a transposed convolution sees every step-th tap
     phases = [
         weight[:, :, dy::step, dx::step].sum((1, 2, 3)) for dy in range(step) for dx in range(step)

@@ -324,12 +324,12 @@ def _shape(op: Op, inputs: list[Shape]) -> Shape:
     return (channels, height, width)
 
 
-def macs_per_pixel(program: Program, reduction_of_input: int) -> float:
+def macs_per_pixel(program: Program, reduction_of_input: int, wide_factor: int = 2) -> float:
     """Count 8-bit multiply-accumulates per pixel of a large picture.
 
     reduction_of_input: picture pixels per position of the inputs, along one axis (16: the inputs
-    are latents at 1/16). Conv, TransposedConv (its true taps) and the sums of GDN count, twice
-    where the operand has 16 bits.
+    are latents at 1/16). Conv, TransposedConv (its true taps) and the sums of GDN count,
+    `wide_factor` times where the operand has 16 bits.
     """
     known, side, total = tensors(program), 3 * 1024, 0
     shapes = infer_shapes(program, {x.name: (x.channels, side, side) for x in program.inputs})
@@ -344,5 +344,5 @@ def macs_per_pixel(program: Program, reduction_of_input: int) -> float:
             case ops.GDN():
                 macs = op.gamma.size * height * width
                 wide = gdn_operand_max(op, x.magnitude) > 255
-        total += macs * (2 if wide else 1)
+        total += macs * (wide_factor if wide else 1)
     return total / (side * reduction_of_input) ** 2

@@ -34,9 +34,11 @@ class Replicate(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        line = Memory(self.bits, self.max_width)
+        line = Memory(self.bits, self.max_width, style="block")
         m.submodules.line = line.instance()
         x, y = Signal.like(self.whole_width), Signal.like(self.whole_height)
+        last_x, last_y = Signal.like(x, init=-1), Signal.like(y, init=-1)  # none, after reset
+        m.d.sync += [last_x.eq(self.whole_width - 1), last_y.eq(self.whole_height - 1)]
         valid, from_line, pixel = Signal(), Signal(), Signal(self.bits)
         advance, step = Signal(), Signal()
         beyond, below = x >= self.width, y >= self.height
@@ -61,9 +63,9 @@ class Replicate(wiring.Component):
             with m.If(~beyond & ~below):
                 m.d.sync += pixel.eq(self.input.payload)
             m.d.sync += x.eq(x + 1)
-            with m.If(x == self.whole_width - 1):
+            with m.If(x == last_x):
                 m.d.sync += [x.eq(0), y.eq(y + 1)]
-                with m.If(y == self.whole_height - 1):
+                with m.If(y == last_y):
                     m.d.sync += y.eq(0)
         return m
 
@@ -89,6 +91,8 @@ class Crop(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         x, y = Signal.like(self.whole_width), Signal.like(self.whole_height)
+        last_x, last_y = Signal.like(x, init=-1), Signal.like(y, init=-1)  # none, after reset
+        m.d.sync += [last_x.eq(self.whole_width - 1), last_y.eq(self.whole_height - 1)]
         outside = (x >= self.width) | (y >= self.height)
         m.d.comb += [
             self.output.payload.eq(self.input.payload ^ Const(_every(self.bits), self.bits)),
@@ -97,9 +101,9 @@ class Crop(wiring.Component):
         ]
         with m.If(self.input.valid & self.input.ready):
             m.d.sync += x.eq(x + 1)
-            with m.If(x == self.whole_width - 1):
+            with m.If(x == last_x):
                 m.d.sync += [x.eq(0), y.eq(y + 1)]
-                with m.If(y == self.whole_height - 1):
+                with m.If(y == last_y):
                     m.d.sync += y.eq(0)
         return m
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from lichen.errors import ContractError
 from lichen.files import UsageError
 from lichen.model import Model
 from lichen.picture import from_array
-from lichen.rtl import fold, report, trial
+from lichen.rtl import fold, report, synthesise, trial
 
 CROP = (96, 128)  # lines and pixels of `--crop`
 STRIPE = 1
@@ -82,18 +81,23 @@ def start_bytes(data: bytes) -> int:
 
 
 def synth(arguments: argparse.Namespace, model: Model | None) -> int:
-    """Fold a core and print its plan; with --yosys, synthesise its stages beside it."""
+    """Synthesise a core, or some of its stages, and print it beside its plan."""
     part, target = target_of(arguments)
     model = model or models.default()
+    found: synthesise.Synthesis | None = None
     with _folding():
         plan = trial.plan_for(model, arguments.core, part, target)
-    measured: dict[str, Any] = {}
-    if arguments.yosys:
-        from lichen.rtl import synthesise
-
-        measured = synthesise.stages(plan, arguments.stage)
+        if not arguments.plan:
+            placement = fold.place(plan.memories, part, external=True)
+            unit = trial.core_for(model, arguments.core, plan, placement, "packed")
+            found = synthesise.core(unit, plan, placement, arguments.stage)
     if arguments.json:
-        print(json.dumps(report.plan_values(plan, part, measured)))
+        values = report.plan_values(plan, part)
+        if found is not None:
+            values["synthesis"] = report.synthesis_values(found)
+        print(json.dumps(values))
     else:
-        print(report.plan_text(plan, part, measured))
+        print(report.plan_text(plan, part))
+        if found is not None:
+            print(f"\n{report.synthesis_text(found, plan, part)}")
     return 0

@@ -35,14 +35,14 @@ class Delay(wiring.Component):
         connect(m, self.input, widen.input)
         connect(m, narrow.output, self.output)
 
-        level = Signal(range(depth + 1))
+        level, full = Signal(range(depth + 1)), Signal()
         readable = Signal(range(depth + 1))  # of these, written in earlier cycles
         head, tail = Signal(range(depth)), Signal(range(depth))
         put, take = Signal(), Signal()
         valid = Signal(2)  # the two registers of the memory
         advance = ~valid[1] | narrow.input.ready
         m.d.comb += [
-            widen.output.ready.eq(level != depth),
+            widen.output.ready.eq(~full),
             put.eq(widen.output.valid & widen.output.ready),
             take.eq(advance & (readable != 0)),
             memory.write_enable.eq(put),
@@ -56,6 +56,8 @@ class Delay(wiring.Component):
         written = Signal()
         m.d.sync += written.eq(put)
         m.d.sync += level.eq(level + put - take)
+        with m.If(put != take):
+            m.d.sync += full.eq(put & (level == depth - 1))
         m.d.sync += readable.eq(readable + written - take)
         with m.If(advance):
             m.d.sync += [valid[0].eq(take), valid[1].eq(valid[0])]

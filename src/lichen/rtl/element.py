@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.program.arithmetic import DTYPE_RANGE
 from lichen.program.ops import DType
-from lichen.rtl.lanes import beat
+from lichen.rtl.lanes import Skid, beat, connect
 from lichen.rtl.layer import BITS
 
 
@@ -21,7 +21,7 @@ class Element(wiring.Component):
     `register` on every way from an input.
 
     Throughput: one beat per cycle. Latency: `latency` cycles. All registers stop while the output
-    waits.
+    waits; `ready` is a register's.
     """
 
     latency: int
@@ -42,7 +42,11 @@ class Element(wiring.Component):
         m = Module()
         self.module = m
         self.advance, self.taken = Signal(), Signal()
-        sources = [getattr(self, name) for name in self.inputs]
+        skids = {name: Skid(BITS[dtype] * self.lanes) for name, dtype in self.inputs.items()}
+        for name, skid in skids.items():
+            m.submodules[f"skid_{name}"] = skid
+            connect(m, getattr(self, name), skid.input)
+        sources = [skid.output for skid in skids.values()]
         valid = Signal(self.latency)
         m.d.comb += [
             self.advance.eq(~valid[-1] | self.output.ready),
@@ -56,7 +60,7 @@ class Element(wiring.Component):
         for lane in range(self.lanes):
             values = {}
             for name, dtype in self.inputs.items():
-                value = getattr(self, name).payload.word_select(lane, BITS[dtype])
+                value = skids[name].output.payload.word_select(lane, BITS[dtype])
                 values[name] = value if dtype == "u8" else value.as_signed()
             result = self.lane(lane, **values)
             m.d.comb += self.output.payload.word_select(lane, BITS[self.dtype]).eq(result)
@@ -88,4 +92,10 @@ def round_shift(value: Value, shift: int) -> Value:
 def saturate(value: Value, dtype: DType) -> Value:
     """Clip to the range of `dtype`; the result has its bits."""
     low, high = DTYPE_RANGE[dtype]
-    return Mux(value < low, low, Mux(value > high, high, value))[: BITS[dtype]]
+    bits = BITS[dtype]
+    if len(value) <= bits or not value.shape().signed:
+        return Mux(value < low, low, Mux(value > high, high, value))[:bits]
+    # It fits where the bits above are all the same: no comparison of long numbers.
+    sign, above = value[-1], value[bits if low == 0 else bits - 1 :]
+    fits = ~above.any() if low == 0 else ~above.any() | above.all()
+    return Mux(fits, value[:bits], Mux(sign, low, high)[:bits])

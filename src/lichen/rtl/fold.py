@@ -3,8 +3,8 @@
 The budget of every stage is the same: clock / frame rate cycles per frame. `fold` gives each
 convolution the cheapest folding that keeps it, so that the stages end up close to one another.
 
-Resources. What counts exactly: DSP48E2 and the bits of memories. LUT and FF are estimates whose
-coefficients come from synthesised stages (`scripts/bench-rtl synth`, docs/accelerator.md).
+Resources. DSP48E2 and memories are counted; LUT and FF come from the widths of a stage and a few
+coefficients that were fitted to synthesised stages (`scripts/bench-synth`, docs/accelerator.md).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lichen.rtl import layer as layers
 from lichen.rtl import skew
 from lichen.rtl.graph import Graph, Stage
 from lichen.rtl.layer import BITS, Folding, Layer
+from lichen.rtl.leaf import LUT_RAM_BITS
 
 ULTRA_WORDS = 4096  # of 72 bits
 LIMIT = 0.85  # of each resource that a core may take
@@ -95,11 +96,27 @@ class Memory:
     @property
     def bram36(self) -> float:
         """Block RAMs, in halves: 512 x 72, 1K x 36, 2K x 18, 4K x 9 (simple dual port)."""
-        half = min(
-            ceil(self.width / width) * ceil(self.depth / depth)
+        return 0.0 if self.distributed else self._halves[0] / 2
+
+    @property
+    def distributed(self) -> bool:
+        """Whether it is LUT RAM, as `leaf.Memory` decides where nothing else is said."""
+        return self.bits <= LUT_RAM_BITS
+
+    @property
+    def _halves(self) -> tuple[int, int]:
+        """Half block RAMs, and how many of them follow each other in depth."""
+        return min(
+            (ceil(self.width / width) * ceil(self.depth / depth), ceil(self.depth / depth))
             for width, depth in ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192))
         )
-        return half / 2
+
+    @property
+    def lut(self) -> int:
+        """LUTs: those of LUT RAM, or those that choose between block RAMs in depth."""
+        if self.distributed:
+            return lut_ram(self.width, self.depth)
+        return _choice(self.width, self._halves[1])
 
     @property
     def uram(self) -> int:
@@ -121,6 +138,19 @@ class Memory:
             shares.append(self.uram / have.uram)
             shares.append(whole.uram / have.uram + rest.bram36 / have.bram36)
         return min(shares)
+
+
+def lut_ram(width: int, depth: int) -> int:
+    """LUTs of a LUT RAM: eight hold 32 words of 14 bits or 64 of 7, behind one read port."""
+    if depth <= 32:
+        return 8 * ceil(width / 14)
+    banks = ceil(depth / 64)
+    return 8 * ceil(width / 7) * banks + _choice(width, banks)
+
+
+def _choice(width: int, ways: int) -> int:
+    """LUTs that choose one of so many words: a LUT chooses one of four bits."""
+    return 0 if ways == 1 else width * ceil(ways / 4)
 
 
 @dataclass(frozen=True)
@@ -183,12 +213,15 @@ class Plan:
         return sum((stage.logic for stage in self.stages), Resources())
 
 
-# LUT and FF: coefficients of the estimates, per unit of what is named (docs/accelerator.md).
-LUT_PER_SUM = 30  # an accumulator of 8-bit pairs, its share of the split
-FF_PER_SUM_BIT = 2  # accumulator and holding register
-LUT_WINDOW, FF_WINDOW = 700, 420  # counters of loader and player
-LUT_REQUANTISE, FF_REQUANTISE = 330, 240  # per lane
-LUT_TILE, FF_TILE = 130, 70
+# LUT and FF of a convolution: what `widths` says, times these (docs/results/synthesis.json).
+LUT_PER_SUM_BIT = 3.0  # accumulator and the register that hands it on
+LUT_PER_OPERAND = 18.0  # two signed pixels to one number
+LUT_PER_COLUMN_BIT = 1.0
+LUT_PER_BEAT_VALUE = 220.0  # a requantiser
+LUT_OF_STAGE = 390.0  # counters of loader, player and tile buffer
+FF_PER_BEAT_VALUE = 10.0  # a requantiser, besides its registers of whole sums
+FF_OF_STAGE = 350.0
+REQUANTISE_SUMS = 6  # registers of whole sums in a requantiser
 LUT_ELEMENT, FF_ELEMENT = 110, 130  # per lane and operation
 
 
@@ -328,17 +361,37 @@ def _plan(
     assert layer is not None
     rows, columns = size(stage, units)
     out_positions = rows // layer.stride[0] * (columns // layer.stride[1])
-    ring = ring_memory(stage.name, layer, folding, columns)
-    half = folding.pixels * layer.outputs // layer.passes // lanes
-    tile = Memory(stage.name, "tile", lanes * BITS[layer.y], 2 * half)
-    parameters = Memory(stage.name, "parameters", 37 * lanes, layer.outputs // lanes)
+    memories = stage_memories(stage.name, layer, folding, columns)
     return StagePlan(
         stage,
         folding,
         layers.frame_cycles(layer, folding, rows, columns),
         out_positions * layer.macs / layers.multipliers(folding),
-        (ring, weight_memory(stage.name, layer, folding), tile, parameters, *delays),
-        _logic(layer, folding),
+        (*memories, *delays),
+        _logic(layer, folding) + Resources(lut=sum(memory.lut for memory in memories)),
+    )
+
+
+def stage_memories(name: str, layer: Layer, folding: Folding, columns: int) -> tuple[Memory, ...]:
+    """The memories of a convolution, its patch excepted."""
+    half = folding.pixels * layer.outputs // layer.passes // folding.beat
+    return (
+        ring_memory(name, layer, folding, columns),
+        weight_memory(name, layer, folding),
+        Memory(name, "tile", folding.beat * BITS[layer.y], 2 * half),
+        Memory(name, "parameters", 37 * folding.beat, layer.outputs // folding.beat),
+    )
+
+
+def predict(layer: Layer, folding: Folding, columns: int) -> Resources:
+    """Give all that a convolution takes by itself, its memories in block RAM or LUT RAM.
+
+    columns: of its input, at most.
+    """
+    memories = stage_memories("", layer, folding, columns)
+    return _logic(layer, folding) + Resources(
+        bram36=sum(memory.bram36 for memory in memories),
+        lut=sum(memory.lut for memory in memories),
     )
 
 
@@ -356,22 +409,48 @@ def delay_word(channels: int, bits: int, lanes: int) -> int:
 
 
 def _logic(layer: Layer, folding: Folding) -> Resources:
-    """Estimate the DSP, LUT and FF of a convolution."""
-    sums = folding.outputs * folding.pixels
-    columns, x_bits = layers.window_columns(layer, folding), BITS[layer.x]
-    patch_words = 2 * layer.kernel[0] * layer.channels // folding.word
-    # LUT RAM: eight LUTs hold 64 x 7 bits behind one read port, or 32 x 14.
-    patch_bits = columns * folding.word * x_bits
-    patch = ceil(patch_bits / 14) * 8 if patch_words <= 32 else (
-        ceil(patch_bits / 7) * 8 * ceil(patch_words / 64)
-    )  # fmt: skip
-    shift = columns * folding.lanes * x_bits
-    lut = LUT_PER_SUM * sums + LUT_WINDOW + patch + shift
-    lut += LUT_REQUANTISE * folding.beat + LUT_TILE
-    weights = 8 * folding.lanes * folding.outputs
-    ff = FF_PER_SUM_BIT * layer.sum_bits * sums + FF_WINDOW + shift + 2 * weights
-    ff += FF_REQUANTISE * folding.beat + FF_TILE + patch_bits
-    return Resources(dsp=layers.dsps(layer, folding), lut=lut, ff=ff)
+    """Predict the DSP, LUT and FF of a convolution without its memories, its patch included."""
+    x, lut, ff = widths(layer, folding)
+    lut += (
+        LUT_PER_SUM_BIT * x["sum bits"]
+        + LUT_PER_OPERAND * x["operands"]
+        + LUT_PER_COLUMN_BIT * x["column bits"]
+        + LUT_PER_BEAT_VALUE * folding.beat
+        + LUT_OF_STAGE
+    )
+    ff += FF_PER_BEAT_VALUE * folding.beat + FF_OF_STAGE
+    return Resources(dsp=layers.dsps(layer, folding), lut=round(lut), ff=round(ff))
+
+
+def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float]:
+    """Give the widths that LUTs go by, and the LUTs and FFs that are counted without a coefficient.
+
+    Counted: LUT RAM of the patch, shift registers, one LUT per bit that is zeroed at the border or
+    chosen from a wide word of weights; each register of the datapath.
+    """
+    f, x_bits = folding, BITS[layer.x]
+    sums, columns = f.outputs * f.pixels, layers.window_columns(layer, f)
+    word, lane_bits = f.word * x_bits, f.lanes * x_bits
+    paired = x_bits == 8
+    operands = f.pixels // 2 if paired else f.pixels
+    operand_bits = 17 if paired and layer.x != "u8" else 16
+    pack = layers.weight_pack(f)
+    weights = 8 * f.outputs
+    # Lane i waits i cycles; from three registers in a row on, a shift register in a LUT does it.
+    waits, shifts = (0, 0, 1, 3, 3)[f.lanes], (0, 0, 0, 0, 1)[f.lanes]
+    x = {
+        "sum bits": sums * layer.sum_bits,
+        "operands": operands * f.lanes if paired and layer.x != "u8" else 0,
+        "column bits": columns * lane_bits * (1 if f.word // f.lanes <= 2 else 2),
+    }
+    lut = columns * lut_ram(word, 2 * layer.kernel[0] * layer.channels // f.word)
+    lut += word + shifts * operands * operand_bits + weights * max(0, f.lanes - 2)
+    lut += _choice(weights * f.lanes, pack)
+    ff = 2 * x["sum bits"] + columns * (word + lane_bits) + 2 * word
+    ff += waits * operands * operand_bits + weights * (0, 1, 3, 3, 3)[f.lanes]
+    ff += weights * f.lanes * pack  # gathered from the load bus, as are biases and shifts
+    ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + 37)
+    return x, lut, ff
 
 
 @dataclass(frozen=True)

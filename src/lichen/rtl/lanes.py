@@ -6,7 +6,7 @@ each other; a beat holds `lanes` values that follow each other, the first one in
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -104,6 +104,30 @@ class Relane(wiring.Component):
             connect(m, source, narrow.input)
             source = narrow.output
         connect(m, source, self.output)
+        return m
+
+
+class Skid(wiring.Component):
+    """Cut the way of `ready` through a chain of streams: it comes from a register.
+
+    The beat that comes while the output waits is held. Throughput: one beat per cycle. Latency: 0
+    cycles.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__({"input": In(beat(bits)), "output": Out(beat(bits))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        held, full = Signal.like(self.input.payload), Signal()
+        m.d.comb += [
+            self.input.ready.eq(~full),
+            self.output.valid.eq(full | self.input.valid),
+            self.output.payload.eq(Mux(full, held, self.input.payload)),
+        ]
+        m.d.sync += full.eq((full | self.input.valid) & ~self.output.ready)
+        with m.If(~full):
+            m.d.sync += held.eq(self.input.payload)
         return m
 
 

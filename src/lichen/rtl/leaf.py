@@ -12,17 +12,22 @@ FOLDER = Path(__file__).parent
 SOURCES = tuple(FOLDER / name for name in ("memory.sv", "mac_array.sv", "mac_chain.sv"))
 Style = Literal["auto", "block", "ultra", "distributed", "split"]
 LOAD_BITS = 32
+LUT_RAM_BITS = 2048  # a memory of no more than these is LUT RAM where nobody says otherwise
 
 
 class Memory:
     """A memory of `depth` words with a write port and a read port, memory.sv; never initialised.
 
-    The signals are its ports. Reading takes `latency` (1 or 2) cycles in which `read_enable` is
-    high, and one read per enabled cycle.
+    The signals are its ports. style "auto" is decided here, and not by a tool, so that `fold` can
+    count what becomes of it: LUT RAM for up to LUT_RAM_BITS, else block RAM. Reading takes
+    `latency` (1 or 2) cycles in which `read_enable` is high, and one read per enabled cycle.
     """
 
     def __init__(self, width: int, depth: int, *, style: Style = "auto", latency: int = 1) -> None:
-        self.width, self.depth, self.style, self.latency = width, depth, style, latency
+        if style == "auto":
+            style = "distributed" if width * depth <= LUT_RAM_BITS else "block"
+        self.width, self.depth, self.latency = width, depth, latency
+        self.style: Style = style
         bits = max(1, (depth - 1).bit_length())
         self.write_enable = Signal()
         self.write_address = Signal(bits)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from lichen.rtl import fold
 from lichen.rtl import layer as layers
 from lichen.rtl.fold import Part, Plan, Resources
+from lichen.rtl.synthesise import SCRIPT, Synthesis
 from lichen.rtl.trial import Trial
 
 COLUMNS = ("dsp", "bram36", "uram", "lut", "ff")
@@ -42,8 +42,8 @@ def totals(plan: Plan, part: Part) -> tuple[Resources, fold.Placement]:
     return plan.logic + placement.resources, placement
 
 
-def plan_text(plan: Plan, part: Part, measured: Mapping[str, Any]) -> str:
-    """Give what `lichen synth` prints: a line for each stage, then the sums against the part."""
+def plan_text(plan: Plan, part: Part) -> str:
+    """Give a plan as text: a line for each stage, then the sums against the part."""
     total, placement = totals(plan, part)
     lines = [
         f"{'stage':24} {'lanes x outputs x pixels':>24} {'cycles':>9} {'busy':>6} "
@@ -61,10 +61,6 @@ def plan_text(plan: Plan, part: Part, measured: Mapping[str, Any]) -> str:
             f"{f'{weights.width}x{weights.depth}':>12} {f'{ring.width}x{ring.depth}':>12} "
             f"{stage.logic.lut:6} {stage.logic.ff:6}"
         )
-        if name in measured:
-            found = measured[name]
-            text = ", ".join(f"{key} {value}" for key, value in found.items())
-            lines.append(f"{'':24} {'synthesised:':>24} {text}")
     lines.append("")
     lines += [
         f"delay {buffer.tensor.name} before {buffer.stage}: {buffer.depth} positions, "
@@ -81,9 +77,15 @@ def plan_text(plan: Plan, part: Part, measured: Mapping[str, Any]) -> str:
         f"{plan.cycles} cycles per frame, {plan.target.clock_hz / plan.cycles:.1f} frames/s at an "
         f"assumed clock of {plan.target.clock_hz / 1e6:g} MHz; multipliers busy "
         f"{plan.occupancy:.1%}",
-        f"of {part.name} ({part.board}), networks only, LUT and FF estimated:",
+        f"of {part.name} ({part.board}), networks only, LUT and FF predicted:",
     ]
+    return "\n".join([*lines, *_against(total, part)])
+
+
+def _against(total: Resources, part: Part) -> list[str]:
+    """Give a line for each resource: what is taken of the part."""
     over = fold.shortfall(total, part)
+    lines = []
     for name in COLUMNS:
         used, have = getattr(total, name), getattr(part.resources, name)
         share = f"{used / have:6.1%}" if have else "  none"
@@ -91,10 +93,50 @@ def plan_text(plan: Plan, part: Part, measured: Mapping[str, Any]) -> str:
         if name in over:
             note = f"  {used - over[name][1]:g} over the limit of {fold.LIMIT:.0%}"
         lines.append(f"  {name:7} {used:9g} of {have:7} {share}{note}")
-    return "\n".join(lines)
+    return lines
 
 
-def plan_values(plan: Plan, part: Part, measured: Mapping[str, Any]) -> dict[str, Any]:
+def synthesis_text(found: Synthesis, plan: Plan, part: Part) -> str:
+    """Give a synthesis as text: a line for each stage, then the whole against the part."""
+    predicted = {stage.stage.name: stage.logic for stage in plan.stages if stage.folding}
+    lines = [
+        f"{found.tool}, {SCRIPT}; a level: a LUT, the reading of a LUT RAM, or a chain of carries",
+        f"{'stage':32} {'levels':>6} {'DSP':>5} {'LUT':>7} {'(plan)':>8} {'FF':>7} {'(plan)':>8} "
+        f"{'BRAM36':>7} {'BRAM18':>6} {'URAM':>5} {'LUTRAM':>6} {'CARRY4':>6}",
+    ]
+    for name, module in found.stages.items():
+        n, plans = module.counts, predicted.get(name)
+        lut, ff = (f"({plans.lut})", f"({plans.ff})") if plans else ("", "")
+        lines.append(
+            f"{name:32} {module.arcs.levels:6} {n['dsp']:5g} {n['lut']:7g} {lut:>8} {n['ff']:7g} "
+            f"{ff:>8} {n['bram36']:7g} {n['bram18']:6g} {n['uram']:5g} {n['lut_as_memory']:6g} "
+            f"{n['carry4']:6g}"
+        )
+    if found.levels is None:
+        return "\n".join(lines)
+    lines += [f"longest path of the core: {found.levels} levels", f"whole core, {part.name}:"]
+    return "\n".join([*lines, *_against(whole(found), part)])
+
+
+def whole(found: Synthesis) -> Resources:
+    """Give what all stages of a synthesis take together."""
+    n = found.totals
+    return Resources(int(n["dsp"]), n["bram36"], int(n["uram"]), int(n["lut"]), int(n["ff"]))
+
+
+def synthesis_values(found: Synthesis) -> dict[str, Any]:
+    """Give the same as values."""
+    return {
+        "tool": found.tool,
+        "script": SCRIPT,
+        "stages": {name: module.values() for name, module in found.stages.items()},
+        "levels": found.levels,
+        "path": list(found.path),
+        "total": found.totals,
+    }
+
+
+def plan_values(plan: Plan, part: Part) -> dict[str, Any]:
     """Give the same as values."""
     total, placement = totals(plan, part)
     stages = [
@@ -107,7 +149,6 @@ def plan_values(plan: Plan, part: Part, measured: Mapping[str, Any]) -> dict[str
             "busy": stage.busy / plan.cycles,
             "memories": [asdict(memory) for memory in stage.memories],
             "logic": asdict(stage.logic),
-            "synthesised": measured.get(stage.stage.name),
         }
         for stage in plan.stages
     ]

@@ -109,7 +109,8 @@ def analyse(
 ) -> Skew:
     """Give the delays that a graph needs for pictures of `units` (rows, columns), and its lags.
 
-    The first input of the graph is the source. follows: inputs that come as another tensor leaves.
+    The first input of the graph is the source. follows: inputs that come as another tensor leaves;
+    other inputs come beside the source, at its pace.
     """
     progress: dict[str, Progress] = {}
     source = graph.inputs[0]
@@ -120,7 +121,11 @@ def analyse(
     for stage in graph.stages:
         for tensor in stage.inputs:
             if tensor.name not in progress:
-                progress[tensor.name] = progress[pending[tensor.name]]
+                leader = pending.get(tensor.name)
+                if leader in progress:
+                    progress[tensor.name] = progress[leader]
+                else:
+                    progress[tensor.name] = _beside(progress[source.name], tensor, units)
         inputs = [progress[tensor.name] for tensor in stage.inputs]
         progress[stage.output.name] = stage_progress(stage, inputs, folds)
         if len(inputs) == 2:
@@ -130,6 +135,12 @@ def analyse(
         for tensor in graph.outputs
     }
     return Skew(tuple(found), lags)
+
+
+def _beside(source: Progress, tensor: Tensor, units: tuple[int, int]) -> Progress:
+    """Give the progress of an input that comes at the pace of the source."""
+    shape = (units[0] * tensor.scale, units[1] * tensor.scale)
+    return np.linspace(0, source.size - 1, shape[0] * shape[1]).reshape(shape)
 
 
 def _join(

@@ -79,12 +79,13 @@ class TileBuffer(wiring.Component):
                         m.d.sync += [place.eq(following), first.eq(following)]
                         m.d.comb += filled.eq(1)
 
-        # Out: beat `word` of a position; the position's column in the layer's input is `column`.
+        # Out: beat `word` of a position.
         word, out_half = Signal(range(max(2, pixel_beats))), Signal()
-        out_pixel, column = Signal(range(max(2, folding.pixels))), Signal(len(self.columns) + 1)
+        out_pixel = Signal(range(max(2, folding.pixels)))
+        next_column = Signal(len(self.columns) + 1, init=layer.stride[1])
         at, valid = Signal(range(2 * half_beats)), Signal()
         advance, reading = Signal(), Signal()
-        row_ends = column + layer.stride[1] >= self.columns
+        row_ends = next_column >= self.columns
         m.d.comb += [
             advance.eq(~valid | self.output.ready),
             reading.eq(advance & (full != 0)),
@@ -99,7 +100,9 @@ class TileBuffer(wiring.Component):
             m.d.sync += [word.eq(word + 1), at.eq(at + 1)]
             with m.If(word == pixel_beats - 1):
                 m.d.sync += [word.eq(0), out_pixel.eq(out_pixel + 1)]
-                m.d.sync += column.eq(Mux(row_ends, 0, column + layer.stride[1]))
+                m.d.sync += next_column.eq(next_column + layer.stride[1])
+                with m.If(row_ends):
+                    m.d.sync += next_column.eq(layer.stride[1])
                 with m.If(row_ends | (out_pixel == folding.pixels - 1)):
                     m.d.sync += [out_pixel.eq(0), out_half.eq(~out_half)]
                     m.d.sync += at.eq(Mux(out_half, 0, half_beats))

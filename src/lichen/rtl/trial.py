@@ -14,6 +14,7 @@ from lichen.errors import ContractError, DeviceError
 from lichen.model import Model
 from lichen.rtl import fold, graph
 from lichen.rtl.codec import Decoder, Encoder
+from lichen.rtl.convolution import Face
 from lichen.rtl.core import to_beats
 from lichen.rtl.simulate import Result, Simulation
 
@@ -75,6 +76,14 @@ def plan_for(model: Model, core: Core, part: fold.Part, target: fold.Target) -> 
     return fold.fold(make(model.programs), target, part)
 
 
+def core_for(
+    model: Model, kind: Core, plan: fold.Plan, placement: fold.Placement, face: Face = "plain"
+) -> Encoder | Decoder:
+    """Make a core of a plan, in stripes of 64 lines."""
+    make = Encoder if kind == "encoder" else Decoder
+    return make(model, plan, stripe=Bench.STRIPE, placement=placement, face=face)
+
+
 class Bench:
     """A core's model, built once, for pictures up to the target's size in stripes of 64 lines.
 
@@ -89,8 +98,7 @@ class Bench:
         self.model, self.kind, self.part, self.target = model, kind, part, target
         self.plan = plan_for(model, kind, part, target)
         placement = fold.place(self.plan.memories, part, external=True)
-        make = Encoder if kind == "encoder" else Decoder
-        self.core = make(model, self.plan, stripe=self.STRIPE, placement=placement)
+        self.core = core_for(model, kind, self.plan, placement)
         started = time.perf_counter()
         name = f"lichen_{kind}_{part.board}"
         self.simulation = Simulation(self.core, name, loops=self.core.loops, optimise=optimise)

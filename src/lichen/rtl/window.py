@@ -13,9 +13,10 @@ channels of all columns per beat, and shifts the columns by one from tap to tap 
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from lichen.rtl import layer as layers
 from lichen.rtl.lanes import Relane, beat, connect
@@ -104,31 +105,40 @@ class Window(wiring.Component):
         self.oldest = Signal(range(size))  # the ring's last word stays empty: full is not empty
         self.written_row = Signal(range(self.max_rows + 1))
         self.written_column = Signal(range(self.max_columns + 1))
-        self.ahead = Signal(range(FRAMES_AHEAD + 1))
+        self.ahead = Signal(range(FRAMES_AHEAD + 2))
         self.frame_read, ended = Signal(), Signal()
         self.begun = Signal()  # the configuration is valid, addresses are computed
-        after = _after(place, size)
+        # A cycle late, so that it is a register: room for two words, and for one frame more.
+        free = Signal()
+        after, behind = Signal(range(size), init=1 % size), Signal(range(size), init=2 % size)
+        m.d.sync += free.eq(
+            self.begun
+            & (after != self.oldest)
+            & (behind != self.oldest)
+            & (self.ahead < FRAMES_AHEAD)
+        )
         put = Signal()
         m.d.comb += [
-            relane.output.ready.eq(
-                self.begun & (after != self.oldest) & (self.ahead != FRAMES_AHEAD)
-            ),
-            put.eq(relane.output.valid & relane.output.ready),
+            relane.output.ready.eq(free),
+            put.eq(relane.output.valid & free),
             ring.write_enable.eq(put),
             ring.write_address.eq(place),
             ring.write_data.eq(relane.output.payload),
         ]
         self.waiting = relane.output.valid
+        self.last_row, self.last_column = Signal.like(self.rows), Signal.like(self.columns)
+        m.d.sync += [self.last_row.eq(self.rows - 1), self.last_column.eq(self.columns - 1)]
         with m.If(put):
-            m.d.sync += [place.eq(after), word.eq(word + 1)]
+            m.d.sync += [place.eq(after), after.eq(behind), behind.eq(_after(behind, size))]
+            m.d.sync += word.eq(word + 1)
             with m.If(word == self.words - 1):
                 m.d.sync += [word.eq(0), self.written_column.eq(self.written_column + 1)]
-                with m.If(self.written_column == self.columns - 1):
+                with m.If(self.written_column == self.last_column):
                     m.d.sync += [
                         self.written_column.eq(0),
                         self.written_row.eq(self.written_row + 1),
                     ]
-                    with m.If(self.written_row == self.rows - 1):
+                    with m.If(self.written_row == self.last_row):
                         m.d.sync += self.written_row.eq(0)
                         m.d.comb += ended.eq(1)
         m.d.sync += self.ahead.eq(self.ahead + ended - self.frame_read)
@@ -148,31 +158,38 @@ class Window(wiring.Component):
             step.eq(row_words * stride_y),
             corner.eq(row_words * top + left * words),
         ]
+        a_row, a_step = _Distance(m, row_words, size), _Distance(m, step, size)
         # Places of the windows' top left corners: of the row, of the group, and of its lines.
         row_at, group_at, line_at, at = (Signal(range(size)) for _ in range(4))
         # The group's first row and column in the picture without padding, and the last ones of all.
         row, column = Signal(range(self.max_rows + 1)), Signal(range(self.max_columns + 1))
+        # Rows and columns of the picture down to the group's last ones; beyond its edge, too.
+        first_rows, first_columns = kernel_h - 1 - top, count - 1 - left
+        need_row = Signal(range(self.max_rows + kernel_h), init=first_rows)
+        need_column = Signal(range(self.max_columns + count + group_columns), init=first_columns)
         turn = Signal(range(max(2, layer.passes)))
         half = Signal()
         line, j = Signal(range(max(2, kernel_h))), Signal(range(max(2, count)))
         q = Signal(range(max(2, words)))
-        need_row = _least(row + (kernel_h - 1 - top), self.rows - 1)
-        need_column = _least(column + (count - 1 - left), self.columns - 1)
-        there, last_row = Signal(), Signal()
-        past_column = Signal()
+        there, past_column = Signal(), Signal()
+        # What is written never exceeds the last row and column: beyond them, those are waited for.
         m.d.comb += past_column.eq(self.written_column > need_column)
         m.d.sync += there.eq(
             (self.ahead != 0)
             | (self.written_row > need_row)
             | ((self.written_row == need_row) & past_column)
+            | ((need_row >= self.last_row) & (self.written_row == self.last_row) & past_column)
         )
-        # Zeros outside of the picture.
-        here_row, here_column = row + line, column + j
+        # Zeros outside of the picture: where the word that is read lies, padding included.
+        here_row = Signal(range(self.max_rows + kernel_h))
+        here_column = Signal(range(self.max_columns + count + group_columns))
+        end_row, end_column = Signal.like(here_row), Signal.like(here_column)
+        m.d.sync += [end_row.eq(self.rows + top), end_column.eq(self.columns + left)]
         inside = (
             (here_row >= top)
-            & (here_row < self.rows + top)
+            & (here_row < end_row)
             & (here_column >= left)
-            & (here_column < self.columns + left)
+            & (here_column < end_column)
         )
         reading = Signal()
         m.d.comb += [self.ring.read_enable.eq(1), self.ring.read_address.eq(at)]
@@ -192,8 +209,20 @@ class Window(wiring.Component):
             ]
         # Where the ring is shorter than a row, the next row begins where this one ends.
         flat = kernel_h == 1 and stride_y == 1 and layer.passes == 1
-        rest = Signal(range(group_columns * words + 1))
-        m.d.sync += rest.eq((self.columns - column)[: len(rest)] * words)
+        if flat:
+            rest = Signal(range(group_columns * words + 1))  # words up to the end of the row
+            m.d.sync += rest.eq((self.columns - column)[: bits_for(group_columns)] * words)
+            a_step = _Distance(m, rest, size)
+        a_group = _Distance(m, Const(group_columns * words), size)
+        # Of the group at hand, for "move": they stand since the group began.
+        last_group, last_row = Signal(), Signal()
+        next_group, next_row = Signal(range(size)), Signal(range(size))
+        m.d.sync += [
+            next_group.eq(a_group.after(group_at)),
+            next_row.eq(a_step.after(group_at if flat else row_at)),
+            last_group.eq(column + group_columns >= self.columns),
+            last_row.eq(row + stride_y >= self.rows),
+        ]
         loaded = Signal(2)  # on its way to `full`, behind the last word
         filled = [Signal(2) for _ in range(3)]
         m.d.sync += [filled[0].eq(loaded), filled[1].eq(filled[0]), filled[2].eq(filled[1])]
@@ -219,6 +248,7 @@ class Window(wiring.Component):
             with m.State("settle"):  # `there` is a cycle late
                 m.d.sync += [line_at.eq(group_at), at.eq(group_at)]
                 m.d.sync += slot.eq(Mux(half, self.patch_words, 0))
+                m.d.sync += [here_row.eq(row), here_column.eq(column)]
                 m.next = "wait"
             with m.State("wait"):
                 with m.If(there & ~busy.bit_select(half, 1)):
@@ -228,32 +258,33 @@ class Window(wiring.Component):
                 m.d.sync += [at.eq(_after(at, size)), slot.eq(slot + 1), q.eq(q + 1)]
                 with m.If(q == words - 1):
                     m.d.sync += [q.eq(0), j.eq(j + 1), slot.eq(slot - (words - 1))]
+                    m.d.sync += here_column.eq(here_column + 1)
                     with m.If(j == count - 1):
-                        following = _plus(line_at, row_words, size)
+                        following = a_row.after(line_at)
                         m.d.sync += [line_at.eq(following), at.eq(following)]
                         m.d.sync += [j.eq(0), line.eq(line + 1), slot.eq(slot + 1)]
+                        m.d.sync += [here_column.eq(column), here_row.eq(here_row + 1)]
                         with m.If(line == kernel_h - 1):
                             m.d.sync += line.eq(0)
                             m.d.comb += loaded.eq(Mux(half, 2, 1))
                             m.next = "move"
             with m.State("move"):
                 m.d.sync += half.eq(~half)
-                last_group = column + group_columns >= self.columns
                 last_turn = turn == layer.passes - 1
-                next_group = _plus(group_at, group_columns * words, size)
-                next_row = _plus(group_at, rest, size) if flat else _plus(row_at, step, size)
                 m.d.sync += [column.eq(column + group_columns), group_at.eq(next_group)]
+                m.d.sync += need_column.eq(need_column + group_columns)
                 with m.If(last_turn):
                     m.d.sync += self.oldest.eq(next_group)
                 with m.If(last_group):
-                    m.d.sync += [column.eq(0), group_at.eq(row_at), turn.eq(turn + 1)]
+                    m.d.sync += [column.eq(0), need_column.eq(first_columns)]
+                    m.d.sync += [group_at.eq(row_at), turn.eq(turn + 1)]
                     with m.If(last_turn):
                         m.d.sync += [turn.eq(0), row.eq(row + stride_y)]
+                        m.d.sync += need_row.eq(need_row + stride_y)
                         m.d.sync += [row_at.eq(next_row), group_at.eq(next_row)]
                         m.d.sync += self.oldest.eq(next_row)
-                        m.d.comb += last_row.eq(row + stride_y >= self.rows)
                         with m.If(last_row):
-                            m.d.sync += row.eq(0)
+                            m.d.sync += [row.eq(0), need_row.eq(first_rows)]
                             m.d.comb += self.frame_read.eq(1)
                 m.next = "settle"
 
@@ -268,10 +299,16 @@ class Window(wiring.Component):
         slot = Signal(range(self.patch_words))
         tile = Signal(range(max(2, layers.tiles(layer, folding))))
         last_tap, last_sub = tap == kernel_w - 1, sub == subs - 1
+        # A tile has three beats or more and no gaps: its last beat is seen one before.
+        beats = layers.tile_beats(layer, folding)
+        beat_number = Signal(range(beats))
         last_beat, final, go = Signal(), Signal(), Signal()
+        nearly = active & (beat_number == beats - 2)
+        m.d.sync += [
+            last_beat.eq(nearly),
+            final.eq(nearly & (tile == layers.tiles(layer, folding) - 1)),
+        ]
         m.d.comb += [
-            last_beat.eq(last_tap & last_sub & (slot == self.patch_words - 1)),
-            final.eq(active & last_beat & (tile == layers.tiles(layer, folding) - 1)),
             go.eq((~active | final) & self.full.bit_select(half ^ final, 1) & self.room),
             self.start.eq(go),
             self.taken.eq(Mux(final, Mux(half, 2, 1), 0)),
@@ -282,13 +319,13 @@ class Window(wiring.Component):
         with m.Elif(final):
             m.d.sync += active.eq(0)
         with m.If(active):
-            m.d.sync += tap.eq(tap + 1)
+            m.d.sync += [tap.eq(tap + 1), beat_number.eq(beat_number + 1)]
             with m.If(last_tap):
                 m.d.sync += [tap.eq(0), sub.eq(sub + 1)]
                 with m.If(last_sub):
                     m.d.sync += [sub.eq(0), slot.eq(slot + 1)]
             with m.If(last_beat):
-                m.d.sync += [slot.eq(0), tile.eq(tile + 1)]
+                m.d.sync += [slot.eq(0), beat_number.eq(0), tile.eq(tile + 1)]
             with m.If(final):
                 m.d.sync += tile.eq(0)
 
@@ -314,8 +351,10 @@ class Window(wiring.Component):
             place = slice(pixel * lane_bits, (pixel + 1) * lane_bits)
             m.d.comb += self.x[place].eq(columns[pixel * stride_x])
         flags = [Signal(3), Signal(3)]
-        first_beat = (slot == 0) & (sub == 0) & (tap == 0)
-        m.d.sync += flags[0].eq(Cat(active, first_beat, last_beat)), flags[1].eq(flags[0])
+        m.d.sync += [
+            flags[0].eq(Cat(active, beat_number == 0, last_beat)),
+            flags[1].eq(flags[0]),
+        ]
         m.d.comb += Cat(self.valid, self.first, self.last).eq(flags[1])
 
 
@@ -324,18 +363,19 @@ def pass_counter(
 ) -> Value:
     """Count groups; give `size` times the number of the pass that the *next* group belongs to.
 
-    strobe: a group has ended. With one pass that is 0.
+    strobe: a group has ended; not in two cycles in a row. With one pass that is 0.
     """
     if layer.passes == 1:
         return Const(0)
     step = folding.pixels * layer.stride[1]
-    place = Signal(len(columns) + 1)
+    place, row_ends = Signal(len(columns) + 1), Signal()
+    m.d.sync += row_ends.eq(place + step >= columns)
     base = Signal(range(layer.passes * size))
     following = Signal.like(base)
     m.d.comb += following.eq(base)
     with m.If(strobe):
         m.d.sync += place.eq(place + step)
-        with m.If(place + step >= columns):
+        with m.If(row_ends):
             m.d.sync += place.eq(0)
             m.d.comb += following.eq(Mux(base == (layer.passes - 1) * size, 0, base + size))
     m.d.sync += base.eq(following)
@@ -351,11 +391,22 @@ def _before(distance: Value, size: int) -> Value:
     return Mux(distance == 0, 0, size - distance)
 
 
-def _plus(place: Value, distance: Value | int, size: int) -> Value:
-    """Go on around the ring, distance <= size."""
-    total = place + distance
-    return Mux(total >= size, total - size, total)[: len(place)]
+class _Distance:
+    """A distance around a ring, at most its size; it counts a cycle after it is set.
 
+    Both ways are added at once, and the sign of one of them chooses: an adder and a choice.
+    """
 
-def _least(a: Value, b: Value) -> Value:
-    return Mux(a > b, b, a)
+    def __init__(self, m: Module, distance: Value, size: int) -> None:
+        bits = max(len(distance), (size - 1).bit_length()) + 2
+        self.whole = distance
+        if isinstance(distance, Const):
+            self.less: Value = Const(distance.value - size, signed(bits))
+        else:
+            self.less = Signal(signed(bits))
+            m.d.sync += self.less.eq(distance - size)
+
+    def after(self, place: Signal) -> Value:
+        """Give the place that far behind `place`."""
+        less = place + self.less
+        return Mux(less[-1], place + self.whole, less)[: len(place)]

@@ -6,10 +6,12 @@ import argparse
 import ctypes
 import dataclasses
 import json
+import math
 import platform
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ from lichen.models.balle2016 import FactorizedPrior, fit_prior
 from lichen.models.layers import QuantizableModel
 from lichen.training import quantize, recipe, run
 from lichen.training.data import Photographs, list_images
-from lichen.training.processes import joined
+from lichen.training.extra import Extra
+from lichen.training.processes import is_first, joined
 from lichen.training.recipe import Recipe
 from lichen.training.train import Trainer, calibration_batches, load_run, new_model, train
 from lichen.training.warmstart import start
@@ -31,56 +34,119 @@ PRIOR_BATCHES = 40  # of 8 crops, for weights that came without a prior
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def train_command(arguments: argparse.Namespace) -> int:
-    """Train, or go on with a run; gives the number of the signal that ended it, or 0."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is made, besides its recipe.
+
+    weights, transforms: what a new run starts from, as in `warmstart.start`. minutes: stop after
+    so long. threads: of torch on a CPU; 0: its own choice. device: None: cuda where there is one.
+    """
+
+    weights: Path | None = None
+    transforms: Path | None = None
+    device: str | None = None
+    minutes: float = math.inf
+    threads: int = 0
+    checkpoint_every_s: float = 60.0
+    compile: bool = False
+
+
+def no_extras(_: Trainer) -> list[Extra]:
+    """Give none: the rate-distortion loss alone."""
+    return []
+
+
+def run_recipe(
+    wanted: Recipe,
+    folder: Path,
+    photographs: Sequence[Path],
+    options: Options = Options(),
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    extras: Callable[[Trainer], Sequence[Extra]] = no_extras,
+) -> tuple[int, Trainer]:
+    """Train a recipe in a run's folder, or go on with it; what `lichen train` does.
+
+    extras: gives what takes part in the run, for its trainer. report: called in the first process
+    with lines about progress. Returns the number of the signal that ended it, or 0, and the
+    trainer. Raises LichenError, OSError.
+    """
     keep_buffers()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with joined(device) as (processes, here):
-        speaks = processes.first and not arguments.quiet
-        if not processes.first:
-            warnings.simplefilter("ignore")
 
-        def report(line: str) -> None:
-            if speaks:
-                print(line, file=sys.stderr, flush=True)
+        def say(line: str) -> None:
+            if processes.first:
+                report(line)
 
-        wanted = resolve(arguments)
         trainer = Trainer(wanted, here, processes)
-        resumed = trainer.resume(arguments.run)
-        data = Photographs(list_images(arguments.photographs), wanted.crop, here, seed=wanted.seed)
+        for extra in extras(trainer):
+            trainer.add(extra)
+        resumed = trainer.resume(folder)
+        data = Photographs(list(photographs), wanted.crop, here, seed=wanted.seed)
         if not resumed:
-            start(trainer.model, data, wanted, arguments.weights, arguments.transforms)
+            start(trainer.model, data, wanted, options.weights, options.transforms)
             trainer.reset_average()
-        elif arguments.weights or arguments.transforms:
-            given = "--weights" if arguments.weights else "--transforms"
+            for extra in trainer.extras:
+                extra.begin(trainer.model, data)
+        elif options.weights or options.transforms:
+            given = "--weights" if options.weights else "--transforms"
             warnings.warn(
-                f"{given} is not used: {arguments.run} goes on from its checkpoint", stacklevel=1
+                f"{given} is not used: {folder} goes on from its checkpoint", stacklevel=1
             )
-        if arguments.compile:
+        if options.compile:
             trainer.compile()
-        report(
+        say(
             f"{len(data.pictures)} pictures and smaller copies, {processes.size} x {here.type}, "
             f"{'resumed at' if resumed else 'from'} step {trainer.step}"
         )
         number = train(
             trainer,
             data,
-            arguments.run,
-            time_limit_s=60 * arguments.minutes,
-            save_every_s=arguments.checkpoint_every,
-            report=report,
+            folder,
+            time_limit_s=60 * options.minutes,
+            save_every_s=options.checkpoint_every_s,
+            report=say,
         )
-        complete = trainer.step >= trainer.recipe.steps
-        if processes.first and arguments.json:
+        return number, trainer
+
+
+def train_command(
+    arguments: argparse.Namespace, extras: Callable[[Trainer], Sequence[Extra]] = no_extras
+) -> int:
+    """Train, or go on with a run; gives the number of the signal that ended it, or 0."""
+
+    def report(line: str) -> None:
+        if not arguments.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    options = Options(
+        weights=arguments.weights,
+        transforms=arguments.transforms,
+        device=arguments.device,
+        minutes=arguments.minutes,
+        threads=arguments.threads or 0,
+        checkpoint_every_s=arguments.checkpoint_every,
+        compile=arguments.compile,
+    )
+    if not is_first():
+        warnings.simplefilter("ignore")
+    wanted, paths = resolve(arguments), list_images(arguments.photographs)
+    number, trainer = run_recipe(
+        wanted, arguments.run, paths, options, report=report, extras=extras
+    )
+    complete = trainer.step >= trainer.recipe.steps
+    if trainer.processes.first:
+        if arguments.json:
             print(json.dumps({"run": str(arguments.run), "step": trainer.step, "done": complete}))
         report(
             f"complete: `lichen lower {arguments.run} MODEL.safetensors` makes a model file"
             if complete
             else f"stopped at step {trainer.step}; the same command goes on from there"
         )
-        return number
+    return number
 
 
 def resolve(arguments: argparse.Namespace) -> Recipe:

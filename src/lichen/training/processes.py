@@ -11,6 +11,7 @@ from types import FrameType
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from lichen.errors import LichenError
 
@@ -42,6 +43,9 @@ class Processes:
         """Tell whether one of the processes says so."""
         return flag
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Average tensors over the processes, in place."""
+
 
 class Distributed(Processes):
     """One of several processes, as torchrun starts them."""
@@ -58,6 +62,16 @@ class Distributed(Processes):
 
     def any(self, flag: bool) -> bool:
         return self.mean([float(flag)])[0] > 0
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+            tensor.div_(self.size)
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that speaks, before the processes have joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

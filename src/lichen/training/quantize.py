@@ -98,6 +98,39 @@ def calibrate(
     layer takes the exponent whose rounding and saturation make the least squared error; a 16-bit
     layer the finest that leaves one bit above the largest value seen.
     """
+    tops, samples = observe_outputs(model, batches, positions)
+    for layer, top in tops.items():
+        if layer.dtype == "s16":
+            layer.set_exponent(wide_exponent(top))
+            continue
+        coarsest = finest_exponent(layer.dtype, top)
+        values = torch.cat(samples[layer])
+        errors = {
+            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
+            for e in range(min(MAX_EXPONENT, coarsest), min(MAX_EXPONENT, coarsest + 5) + 1)
+        }
+        layer.set_exponent(min(errors, key=errors.__getitem__))
+
+
+def finest_exponent(dtype: str, top: float) -> int:
+    """Give the exponent of the finest grid of this type that holds values up to `top`."""
+    # a layer that was silent may speak up on other pictures: a guess is better than 2**-20
+    return math.floor(math.log2(RANGES[dtype][1] / (top or 1.0)))
+
+
+def wide_exponent(top: float) -> int:
+    """Give that of s16 which leaves one bit above `top`, for what calibration has not seen."""
+    return min(MAX_EXPONENT, finest_exponent("s16", top) - 1)
+
+
+@torch.no_grad()
+def observe_outputs(
+    model: QuantizableModel, batches: Iterable[Tensor], positions: Sequence[float] = POSITIONS
+) -> tuple[dict[Quantizable, float], dict[Quantizable, list[Tensor]]]:
+    """Give the largest magnitude, and samples, of the outputs in float of each layer.
+
+    Only of those whose exponent is open; batches and positions as for `calibrate`.
+    """
     samples: dict[Quantizable, list[Tensor]] = {}
     tops: dict[Quantizable, float] = {}
 
@@ -123,19 +156,7 @@ def calibrate(
     finally:
         for layer in free:
             del layer.finish
-    for layer in free:
-        high = RANGES[layer.dtype][1]
-        # a layer that was silent may speak up on other pictures: a guess is better than 2**-20
-        coarsest = math.floor(math.log2(high / (tops[layer] or 1.0)))
-        if layer.dtype == "s16":
-            layer.set_exponent(min(MAX_EXPONENT, coarsest - 1))
-            continue
-        values = torch.cat(samples[layer])
-        errors = {
-            e: float((fake_quantize(values, e, layer.dtype) - values).square().mean())
-            for e in range(min(MAX_EXPONENT, coarsest), min(MAX_EXPONENT, coarsest + 5) + 1)
-        }
-        layer.set_exponent(min(errors, key=errors.__getitem__))
+    return {layer: tops.get(layer, 0.0) for layer in free}, samples
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ def read(path: Path) -> Recipe:
     """Read a recipe from TOML, or from the config.json of a run. Raises LichenError, OSError."""
     text = path.read_text(encoding="utf-8")
     try:
-        values = json.loads(text) if path.suffix == ".json" else _parse_toml(text)
+        values = json.loads(text) if path.suffix == ".json" else parse_toml(text)
     except ValueError as error:
         raise LichenError(f"{path} is not a recipe: {error}; see docs/training.md") from error
     if not isinstance(values, dict):
@@ -146,7 +146,8 @@ def read(path: Path) -> Recipe:
     return Recipe().changed(values, str(path))
 
 
-def _parse_toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML. Raises ValueError."""
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -122,20 +122,20 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     return state  # type: ignore[no-any-return]
 
 
-def begin_log(folder: Path, step: int) -> None:
+def begin_log(folder: Path, step: int, fields: list[str] = LOG_FIELDS) -> None:
     """Leave in log.csv the lines up to `step`: those after it are about to be written again."""
     path, text = folder / LOG, io.StringIO()
     rows: list[dict[str, str]] = []
     if step and path.exists():
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if _is_whole(row, step)]
-    writer = csv.DictWriter(text, LOG_FIELDS)
+            rows = [row for row in csv.DictReader(file) if _is_whole(row, fields, step)]
+    writer = csv.DictWriter(text, fields)
     writer.writeheader()
     writer.writerows(rows)
     with whole_file(path) as temporary:
         temporary.write_text(text.getvalue(), newline="")
 
 
-def _is_whole(row: dict[str, str], step: int) -> bool:
+def _is_whole(row: dict[str, str], fields: list[str], step: int) -> bool:
     """Tell whether a line is one of ours, up to `step`: a kill may have cut the last one short."""
-    return list(row) == LOG_FIELDS and None not in row.values() and int(row["step"]) <= step
+    return list(row) == fields and None not in row.values() and int(row["step"]) <= step

@@ -27,6 +27,7 @@ from lichen.models.student import Coded, Student, quality_to_lambda
 from lichen.training import quantize, run
 from lichen.training import recipe as recipes
 from lichen.training.data import Photographs
+from lichen.training.extra import Extra
 from lichen.training.loss import balance, rate_distortion
 from lichen.training.processes import Processes, Signals
 from lichen.training.recipe import Recipe
@@ -66,6 +67,7 @@ class Trainer:
         self.share = self.processes.share(recipe.batch)
         self.model = new_model(recipe).to(device, memory_format=torch.channels_last)
         self.recipe = dataclasses.replace(recipe, arguments=self.model.arguments)
+        self.extras: list[Extra] = []
         quantiles = [m.quantiles for m in self.model.modules() if isinstance(m, EntropyBottleneck)]
         self.forward: Callable[[Tensor, Tensor], Coded] = self.model
         self.compiled = False
@@ -83,8 +85,20 @@ class Trainer:
         self.new_optimizer()
         self.reset_average()
 
+    def add(self, extra: Extra) -> None:
+        """Let an extra take part; before `resume`, and before the first step."""
+        if any(extra.name == other.name for other in self.extras):
+            raise ValueError(f"the run already has an extra called {extra.name!r}")
+        self.extras.append(extra.to(self.device))
+        self.new_optimizer()
+
     def compile(self) -> None:
         """Have torch compile the forward pass. Noise is then drawn per process, not per sample."""
+        if self.extras:
+            raise LichenError(
+                f"--compile does not go with {', '.join(extra.name for extra in self.extras)}, "
+                "which look into the forward pass; leave it out"
+            )
         self.forward = torch.compile(self.forward, dynamic=False)
         self.compiled = True
 
@@ -95,6 +109,7 @@ class Trainer:
                 linear = isinstance(self.model, Student) and "linear" in name
                 (slow if linear else fast).append(parameter)
         groups = [{"params": fast, "factor": 1.0}, {"params": slow, "factor": LINEAR_FACTOR}]
+        groups += [{"params": list(extra.parameters()), "factor": 1.0} for extra in self.extras]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=self.recipe.learning_rate,
@@ -154,6 +169,8 @@ class Trainer:
         terms["loss"].backward()
         if r.one_lambda is not None:
             self._tie_gains()
+        for extra in self.extras:
+            self.processes.average([p.grad for p in extra.parameters() if p.grad is not None])
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, r.gradient_clip)
         *values, norm_value = torch.stack([*terms.values(), norm]).detach().double().tolist()
@@ -165,6 +182,8 @@ class Trainer:
             )
         self.optimizer.step()
         self._auxiliary_step()
+        for extra in self.extras:
+            extra.after_step(self.model, self.step + 1, r.steps)
         self._update_average()
         self.step += 1
         for name, value in losses.items():
@@ -191,7 +210,13 @@ class Trainer:
         amp = r.bfloat16 and not self.quantized
         with noise, torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             coded = self.forward(x, position)
-        return rate_distortion(coded, x, weight, r.metric, factor)
+        terms = rate_distortion(coded, x, weight, r.metric, factor)
+        for extra in self.extras:
+            more = extra.loss(self.model, x, position, coded)
+            terms[extra.name] = torch.zeros_like(terms["loss"]) if more is None else more
+            if more is not None:
+                terms["loss"] = terms["loss"] + more
+        return terms
 
     def _tie_gains(self) -> None:
         """Let the gains of all qualities learn alike: at one rate they are one and the same."""
@@ -239,6 +264,7 @@ class Trainer:
             "auxiliary": self.auxiliary.state_dict(),
             "sums": self.sums,
             "plateau": self.plateau,
+            "extras": {extra.name: extra.state_dict() for extra in self.extras},
         }
         run.save_checkpoint(state, folder)
         run.save_tensors(self.average, folder / run.WEIGHTS, facts=self.facts())
@@ -252,6 +278,15 @@ class Trainer:
         state: dict[str, Any] | None = run.load_checkpoint(folder, self.device)
         if state is None:
             return False
+        saved, own = state.get("extras", {}), {extra.name: extra for extra in self.extras}
+        if saved.keys() != own.keys():
+            raise LichenError(
+                f"{folder} holds a run with {', '.join(saved) or 'nothing'} besides the "
+                f"rate-distortion loss, not with {', '.join(own) or 'nothing'}; go on with the "
+                "command and the options that began it, or name another folder"
+            )
+        for name, extra in own.items():
+            extra.load_state_dict(saved[name])
         self.model.load_state_dict(state["model"])
         self.average, self.averaged = state["average"], state["averaged"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -322,7 +357,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         with run.whole_file(folder / run.CONFIG) as temporary:
             temporary.write_text(r.to_json())
-        run.begin_log(folder, trainer.step)
+        run.begin_log(folder, trainer.step, log_fields(trainer))
     with Signals() as signals:
         while trainer.step < r.steps:
             over = time.monotonic() - start >= time_limit_s
@@ -350,6 +385,11 @@ def train(
     return signals.number
 
 
+def log_fields(trainer: Trainer) -> list[str]:
+    """List the columns of the run's log.csv."""
+    return [*run.LOG_FIELDS, *(extra.name for extra in trainer.extras)]
+
+
 def _log(trainer: Trainer, folder: Path, pace: float, report: Callable[[str], None] | None) -> None:
     """Append a line to log.csv and report it; pace: seconds per step."""
     r, step = trainer.recipe, trainer.step
@@ -367,7 +407,7 @@ def _log(trainer: Trainer, folder: Path, pace: float, report: Callable[[str], No
         "quantized": int(trainer.quantized),
     }
     with (folder / run.LOG).open("a", newline="") as file:
-        csv.DictWriter(file, run.LOG_FIELDS).writerow(row)
+        csv.DictWriter(file, log_fields(trainer)).writerow(row)
     if report is not None:
         left = round((r.steps - step) * pace)
         report(

@@ -1,0 +1,1 @@
+"""The study: which learned codec fits which FPGA, and why."""
