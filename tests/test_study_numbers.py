@@ -314,6 +314,17 @@ def test_small_results_stay_in_the_image_banks() -> None:
         assert next(step.saves for _, step in graph.steps) == saved
 
 
+def test_an_operation_of_the_cpu_cuts_what_goes_around_it() -> None:
+    conv = _layer("conv", input_values=(8.0,))
+    softmax = _layer("softmax", sources=(0,))
+    joined = _layer("add", input_values=(8.0, 8.0), sources=(0, 1))
+    layers = [conv, softmax, joined]
+    frame = dpu_plan.Frame(64, 64)
+    assert len(dpu_plan.subgraphs(layers, dpu_rules.verdicts(layers), frame)) == 2
+    layers[1] = _layer("relu", sources=(0,))
+    assert len(dpu_plan.subgraphs(layers, dpu_rules.verdicts(layers), frame)) == 1
+
+
 def test_slices_are_calls(charm: facts.Facts) -> None:
     rewritten = [r for r in facts.on_dpu(charm, boards.load("kv260"), VIDEO)
                  if (r.direction, r.variant) == ("decode", "rewritten")]  # fmt: skip

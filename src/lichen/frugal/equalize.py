@@ -94,7 +94,7 @@ def equalise(model: QuantizableModel, batches: Sequence[Tensor]) -> int:
     batches: pixels (B, 3, H, W) in -1..1.
     """
     if not isinstance(model, Student):
-        quantize.equalise(model, batches)
+        quantize.equalise(model, batches, even_gamma=True)
         return len(quantize.transforms(model))
     changed = 0
     for pair in pairs_of(model):

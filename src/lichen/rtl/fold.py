@@ -214,13 +214,10 @@ class Plan:
 
 
 # LUT and FF of a convolution: what `widths` says, times these (docs/results/synthesis.json).
-LUT_PER_SUM_BIT = 3.0  # accumulator and the register that hands it on
-LUT_PER_OPERAND = 18.0  # two signed pixels to one number
-LUT_PER_COLUMN_BIT = 1.0
-LUT_PER_BEAT_VALUE = 220.0  # a requantiser
-LUT_OF_STAGE = 390.0  # counters of loader, player and tile buffer
-FF_PER_BEAT_VALUE = 10.0  # a requantiser, besides its registers of whole sums
-FF_OF_STAGE = 350.0
+LUT_PER_SUM_BIT = 2.52  # accumulator and the register that hands it on
+LUT_PER_COLUMN_BIT = 0.32  # the shift registers that feed the array
+LUT_OF_STAGE = 620.0  # counters of loader, player and tile buffer, a requantiser
+FF_OF_STAGE = 541.0
 REQUANTISE_SUMS = 6  # registers of whole sums in a requantiser
 LUT_ELEMENT, FF_ELEMENT = 110, 130  # per lane and operation
 
@@ -411,14 +408,8 @@ def delay_word(channels: int, bits: int, lanes: int) -> int:
 def _logic(layer: Layer, folding: Folding) -> Resources:
     """Predict the DSP, LUT and FF of a convolution without its memories, its patch included."""
     x, lut, ff = widths(layer, folding)
-    lut += (
-        LUT_PER_SUM_BIT * x["sum bits"]
-        + LUT_PER_OPERAND * x["operands"]
-        + LUT_PER_COLUMN_BIT * x["column bits"]
-        + LUT_PER_BEAT_VALUE * folding.beat
-        + LUT_OF_STAGE
-    )
-    ff += FF_PER_BEAT_VALUE * folding.beat + FF_OF_STAGE
+    lut += LUT_PER_SUM_BIT * x["sum bits"] + LUT_PER_COLUMN_BIT * x["column bits"] + LUT_OF_STAGE
+    ff += FF_OF_STAGE
     return Resources(dsp=layers.dsps(layer, folding), lut=round(lut), ff=round(ff))
 
 
@@ -440,7 +431,6 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     waits, shifts = (0, 0, 1, 3, 3)[f.lanes], (0, 0, 0, 0, 1)[f.lanes]
     x = {
         "sum bits": sums * layer.sum_bits,
-        "operands": operands * f.lanes if paired and layer.x != "u8" else 0,
         "column bits": columns * lane_bits * (1 if f.word // f.lanes <= 2 else 2),
     }
     lut = columns * lut_ram(word, 2 * layer.kernel[0] * layer.channels // f.word)

@@ -156,7 +156,7 @@ def candidates(subject: Subject, fact: Facts) -> list[Candidate]:
                 True, "not known", SAR, lambda: layers_by(changes.smaller_deconvs),
             )
         )  # fmt: skip
-    if fact.parts and subject.family != "student" and {"g_a", "g_s"} <= set(fact.parts):
+    if not kinds & {"layer_norm", "pixel_unshuffle"} and {"g_a", "g_s"} <= set(fact.parts):
         found.append(
             Candidate(
                 "half the channels on the finest grid",

@@ -118,7 +118,7 @@ def names_of(subject: Subject) -> tuple[str, ...]:
     """Names of the curves of a model: measured with its weights, or published for its size."""
     key = _paper_key(subject)
     own = (f"lichen:{subject.name}",) if f"lichen:{subject.name}" in _measured() else ()
-    return own + (OF_MODEL.get(key, ()) if not own else ())
+    return own + OF_MODEL.get(key, ())
 
 
 def _paper_key(subject: Subject) -> str:

@@ -195,6 +195,7 @@ class Drawing:
 _SIDES = (
     (8, 4, "start"), (-8, 4, "end"), (0, -9, "middle"), (0, 17, "middle"),
     (7, -6, "start"), (7, 14, "start"), (-7, -6, "end"), (-7, 14, "end"),
+    (0, 22, "middle"), (0, -14, "middle"),
 )  # fmt: skip
 
 

@@ -161,7 +161,10 @@ def observe_outputs(
 
 @torch.no_grad()
 def equalise(
-    model: QuantizableModel, batches: Iterable[Tensor], positions: Sequence[float] = POSITIONS
+    model: QuantizableModel,
+    batches: Iterable[Tensor],
+    positions: Sequence[float] = POSITIONS,
+    even_gamma: bool = False,
 ) -> None:
     """Rescale the channels between layers so that neither activations nor weights lose bits.
 
@@ -170,6 +173,11 @@ def equalise(
     whose weights in the next layer have the root mean square W is scaled by sqrt(W / X), those
     weights by the inverse. GDN passes such a scale on through its own parameters, and the latents
     through the inverse rate gains. In float the network stays what it was.
+
+    even_gamma: what a GDN reads is scaled like what it gives, which leaves the rows of gamma as
+    they are to one another: its 8 bits are one grid. Else all that it reads peaks alike, which its
+    s16 does not need: measured on a trained GDN model, gamma's rounding then cost 0.34 dB at high
+    rates instead of 0.01. (Training in integers makes up for that; it begins so.)
     """
     inputs: dict[nn.Module, Tensor] = {}
     outputs: dict[nn.Module, Tensor] = {}
@@ -190,7 +198,7 @@ def equalise(
             scale = _balance(layers[second], inputs[layers[second]])
             between = layers[first + 1]
             if isinstance(between, GDN):
-                inner = 1 / outputs[layers[first]]
+                inner = scale if even_gamma else 1 / outputs[layers[first]]
                 inner = _through_gdn(between, inner, scale)
                 _scale_outputs(layers[first], inner)
             else:  # ReLU and LeakyReLU commute with positive scales
