@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lichen import model as models
 from lichen.cli import main
@@ -85,6 +86,29 @@ def test_files_of_a_run(malicious: dict[str, Path], tmp_path: Path, kind: str) -
     with pytest.raises(LichenError):
         run.load_tensors(torch.nn.Linear(1, 1), malicious[kind])
     assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("command", ["lower", "prune", "quantize", "distill", "train"])
+@pytest.mark.parametrize("kind", ["plain", "zip", "safetensors"])
+def test_the_command_line(
+    malicious: dict[str, Path], tmp_path: Path, command: str, kind: str
+) -> None:
+    """Every command that takes weights says no, and writes nothing."""
+    pytest.importorskip("torch")
+    given, out, photographs = str(malicious[kind]), tmp_path / "out", tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (80, 80)).save(photographs / f"{name}.png")
+    arguments = {
+        "lower": [given, str(out)],
+        "prune": [given, "-o", str(out), "--macs", "-50%", "--importance", "magnitude"],
+        "quantize": [given, "-o", str(out), "--photographs", str(photographs)],
+        "distill": [str(photographs), "-o", str(out), "--teacher", given, "--student", "balle2018"],
+        "train": [str(photographs), str(out), "--weights", given, "--crop", "64"],
+    }[command]
+    assert main([command, *arguments]) in (1, 3, 4)
+    assert not (tmp_path / MARK).exists()
+    assert not out.is_file() and not list(tmp_path.glob("out/*.safetensors"))
 
 
 def test_nothing_in_the_sources_unpickles() -> None:

@@ -583,7 +583,8 @@ def _add_conformance(parser: _Parser, advanced: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--executor", metavar="NAME", default="native",
-        help="native (default), native-ISA (avx2, plain, ...), reference, torch or onnx",
+        help="native (default), native-ISA (avx2, plain, ...), reference, torch, onnx, or rtl: the "
+        "accelerator's hardware in simulation",
     )  # fmt: skip
     which.add_argument(
         "--decoder", metavar="COMMAND",

@@ -48,7 +48,7 @@ class Stop(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a layer reads: second moments E[x^ x^^T] (K, K) and means (K,), in integers and in float.
+    """What a layer reads: E[x x^T] (K, K) in integers; means (K,) there and in float.
 
     K counts the inputs of one output: input channels x kernel x kernel.
     """

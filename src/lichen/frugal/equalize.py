@@ -95,6 +95,7 @@ def equalise(model: QuantizableModel, batches: Sequence[Tensor]) -> int:
     """
     if not isinstance(model, Student):
         quantize.equalise(model, batches, even_gamma=True)
+        quantize.fill_ranges(model, batches)
         return len(quantize.transforms(model))
     changed = 0
     for pair in pairs_of(model):

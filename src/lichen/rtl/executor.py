@@ -34,7 +34,7 @@ from lichen.rtl.leaf import LOAD_BITS, LoadBus
 from lichen.rtl.load import Load, blocks
 from lichen.rtl.rans_decoder import DEPTH, RansDecoder, Status
 from lichen.rtl.rans_encoder import RansEncoder
-from lichen.rtl.simulate import Simulation
+from lichen.rtl.simulate import Simulation, verilator
 
 Arrays = Mapping[str, NDArray[Any]]
 BUDGETS = (100_000, 1_000_000, 10_000_000, 200_000_000)  # cycles per frame, the first that folds
@@ -58,13 +58,14 @@ class RtlExecutor:
     """Run Programs on their own pipelines in simulation.
 
     A shuffle that stands alone gets an identity convolution beside it, for hardware merges the two;
-    padding that no window reaches is left out. Raises UnsupportedError, in `run`, where there is no
-    hardware for a Program or for the size of its inputs, and DeviceError where tools are missing.
+    padding that no window reaches is left out. Raises DeviceError where Verilator is missing, and
+    in `run` UnsupportedError where there is no hardware for a Program or the size of its inputs.
     """
 
     name = "rtl"
 
     def __init__(self) -> None:
+        verilator()
         self._built: dict[tuple[int, tuple[int, ...], tuple[int, int]], _Built] = {}
 
     def run(

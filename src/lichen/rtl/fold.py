@@ -214,10 +214,10 @@ class Plan:
 
 
 # LUT and FF of a convolution: what `widths` says, times these (docs/results/synthesis.json).
-LUT_PER_SUM_BIT = 2.52  # accumulator and the register that hands it on
-LUT_PER_COLUMN_BIT = 0.32  # the shift registers that feed the array
-LUT_OF_STAGE = 620.0  # counters of loader, player and tile buffer, a requantiser
-FF_OF_STAGE = 541.0
+LUT_PER_SUM_BIT = 2.37  # accumulator and the register that hands it on
+LUT_PER_COLUMN_BIT = 0.96  # the shift registers that feed the array
+LUT_OF_STAGE = 619.0  # counters of loader, player and tile buffer, a requantiser
+FF_OF_STAGE = 543.0
 REQUANTISE_SUMS = 6  # registers of whole sums in a requantiser
 LUT_ELEMENT, FF_ELEMENT = 110, 130  # per lane and operation
 
@@ -431,7 +431,7 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     waits, shifts = (0, 0, 1, 3, 3)[f.lanes], (0, 0, 0, 0, 1)[f.lanes]
     x = {
         "sum bits": sums * layer.sum_bits,
-        "column bits": columns * lane_bits * (1 if f.word // f.lanes <= 2 else 2),
+        "column bits": columns * lane_bits * _column_luts(layer, f),
     }
     lut = columns * lut_ram(word, 2 * layer.kernel[0] * layer.channels // f.word)
     lut += word + shifts * operands * operand_bits + weights * max(0, f.lanes - 2)
@@ -441,6 +441,13 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     ff += weights * f.lanes * pack  # gathered from the load bus, as are biases and shifts
     ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + 37)
     return x, lut, ff
+
+
+def _column_luts(layer: Layer, folding: Folding) -> int:
+    """LUTs per bit of the registers that feed the array: parts of a word, or the next column."""
+    parts, shifted = folding.word // folding.lanes, layer.kernel[1] > 1
+    inputs = parts + (parts - 1).bit_length() + 2 * shifted
+    return 0 if inputs == 1 else ceil(inputs / 6)
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ class Window(wiring.Component):
         # In words, modulo the ring: of a row; of `stride` rows; back to the first window's corner.
         row_words, step, corner = (Signal(range(size + 1)) for _ in range(3))
         m.d.sync += [
-            row_words.eq(self.columns * words),
-            step.eq(row_words * stride_y),
-            corner.eq(row_words * top + left * words),
+            row_words.eq(_times(self.columns, words)),
+            step.eq(_times(row_words, stride_y)),
+            corner.eq(_times(row_words, top) + left * words),
         ]
         a_row, a_step = _Distance(m, row_words, size), _Distance(m, step, size)
         # Places of the windows' top left corners: of the row, of the group, and of its lines.
@@ -211,7 +211,7 @@ class Window(wiring.Component):
         flat = kernel_h == 1 and stride_y == 1 and layer.passes == 1
         if flat:
             rest = Signal(range(group_columns * words + 1))  # words up to the end of the row
-            m.d.sync += rest.eq((self.columns - column)[: bits_for(group_columns)] * words)
+            m.d.sync += rest.eq(_times((self.columns - column)[: bits_for(group_columns)], words))
             a_step = _Distance(m, rest, size)
         a_group = _Distance(m, Const(group_columns * words), size)
         # Of the group at hand, for "move": they stand since the group began.
@@ -363,7 +363,7 @@ def pass_counter(
 ) -> Value:
     """Count groups; give `size` times the number of the pass that the *next* group belongs to.
 
-    strobe: a group has ended; not in two cycles in a row. With one pass that is 0.
+    strobe: a group has ended; at least three cycles lie between two. With one pass that is 0.
     """
     if layer.passes == 1:
         return Const(0)
@@ -371,15 +371,27 @@ def pass_counter(
     place, row_ends = Signal(len(columns) + 1), Signal()
     m.d.sync += row_ends.eq(place + step >= columns)
     base = Signal(range(layer.passes * size))
-    following = Signal.like(base)
+    following, after = Signal.like(base), Signal.like(base)
+    m.d.sync += after.eq(Mux(base == (layer.passes - 1) * size, 0, base + size))
     m.d.comb += following.eq(base)
     with m.If(strobe):
         m.d.sync += place.eq(place + step)
         with m.If(row_ends):
             m.d.sync += place.eq(0)
-            m.d.comb += following.eq(Mux(base == (layer.passes - 1) * size, 0, base + size))
+            m.d.comb += following.eq(after)
     m.d.sync += base.eq(following)
     return following
+
+
+def _times(value: Value, factor: int) -> Value:
+    """Multiply by a constant with adders: a `*` by anything but a power of two may cost a DSP."""
+    if factor & (factor - 1) == 0:
+        return value * factor
+    total: Value = Const(0)
+    for bit in range(factor.bit_length()):
+        if factor >> bit & 1:
+            total = total + (value << bit)
+    return total
 
 
 def _after(place: Value, size: int) -> Value:

@@ -227,7 +227,7 @@ def _places(model: ModelResult) -> str:
         row = [text(part)]
         for variant in variants:
             count = counts.get((part, variant))
-            row += [number(count and getattr(count, place)) for place in PLACES]
+            row += [number(getattr(count, place) if count else None) for place in PLACES]
         rows.append(row)
     return table(columns, rows, "Layers by place", "Rewrite: would run on the DPU once changed as "
                  "the next table says. Free: no work of its own there.")  # fmt: skip

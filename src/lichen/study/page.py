@@ -15,7 +15,15 @@ from importlib.resources import files
 from string import Template
 
 from lichen.study import charts, model_page
-from lichen.study.result import Curve, DpuResult, ModelResult, PipelineResult, Predictor, Study
+from lichen.study.result import (
+    Curve,
+    DirectionResult,
+    DpuResult,
+    ModelResult,
+    PipelineResult,
+    Predictor,
+    Study,
+)
 from lichen.study.tables import Cell, Column, number, size, slug, table, text, write
 
 DIRECTIONS = ("encode", "decode")
@@ -139,14 +147,14 @@ def _overview(study: Study) -> str:
         ]
     rows = []
     for model in study.models:
-        by_direction = {d.direction: d for d in model.directions}
+        by_direction: dict[str, DirectionResult] = {d.direction: d for d in model.directions}
         encode, decode = (by_direction.get(name) for name in DIRECTIONS)
         link = f'<a href="#{slug("model", model.name)}">{escape(model.name)}</a>'
         weights = sum(part.weight_bytes_8bit for part in model.parts)
         row = [
-            Cell(link, model.name), number(encode and encode.kmac_per_pixel),
-            number(decode and decode.kmac_per_pixel), size(weights),
-            number(decode and decode.serial_steps), _rate(study, model),
+            Cell(link, model.name), number(encode.kmac_per_pixel if encode else None),
+            number(decode.kmac_per_pixel if decode else None), size(weights),
+            number(decode.serial_steps if decode else None), _rate(study, model),
         ]  # fmt: skip
         for board in study.boards:
             row += [_dpu_cell(model, board.name, direction) for direction in DIRECTIONS]

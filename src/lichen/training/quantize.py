@@ -34,6 +34,7 @@ CHANNEL_SAMPLES = 1 << 12  # of each channel, that decide its scale
 MAX_EXPONENT = 20
 PEAK = 0.999  # quantile that stands for a channel's peak
 TRANSFORMS = ("g_a", "h_a", "h_s", "h_mean_s", "h_scale_s", "g_s")
+FACTORS = 8  # of one octave, that a scale is chosen from
 BETA_FLOOR = 1e-4  # least beta after rescaling, well above GDN's lower bound
 
 
@@ -207,7 +208,12 @@ def equalise(
     scale = _balance(model.g_s[0], inputs[model.g_s[0]])
     model.inverse_gain.add_(scale.log())
     _scale_inputs(model.g_s[0], 1 / scale)
-    # Where the scale of a layer's outputs is free, its largest weights become exactly 127.
+    fill_weights(model)
+
+
+@torch.no_grad()
+def fill_weights(model: QuantizableModel) -> None:
+    """Make the largest weights exactly 127 where the scale of a layer's outputs is free."""
     for layers in (list(model.g_a), list(model.g_s)):
         for layer, between in itertools.pairwise(layers):
             if isinstance(between, GDN):
@@ -215,6 +221,47 @@ def equalise(
     scale = _full(model.g_a[-1])
     _scale_outputs(model.g_a[-1], scale)
     model.gain.sub_(scale.log())
+
+
+@torch.no_grad()
+def fill_ranges(model: QuantizableModel, batches: Iterable[Tensor]) -> None:
+    """Rescale each 8-bit activation as a whole, so that the best of its ranges is a power of two.
+
+    Best by the squared error of rounding and saturation. In float the network stays what it was.
+    """
+    samples = observe_outputs(model, batches)[1]
+    conditional = model.slice_transforms() if isinstance(model, ChannelConditional) else []
+    for stack in (*transforms(model), *conditional):
+        layers = [layer for layer in stack if isinstance(layer, Quantizable)]
+        convs = [k for k, layer in enumerate(layers) if isinstance(layer, Conv2d | ConvTranspose2d)]
+        for first, second in itertools.pairwise(convs):
+            between = layers[second - 1]
+            if between.dtype == "s16" or between.fixed:
+                continue
+            factor = _best_factor(torch.cat(samples[between]), between.dtype)
+            if isinstance(between, GDN):
+                beta, gamma = between.effective()
+                r = factor ** (between.power if between.inverse else -between.power)
+                between.set_effective(r * beta, r * gamma)
+            else:
+                _scale_outputs(layers[first], torch.full_like(layers[first].bias, factor))
+            _scale_inputs(layers[second], torch.tensor([1 / factor]))
+    fill_weights(model)
+
+
+def _best_factor(values: Tensor, dtype: str) -> float:
+    """Give the factor, 1 to 2, at which values on a grid of this type err least."""
+    top = float(values.abs().max())
+
+    def error(factor: float) -> float:
+        scaled, coarsest = values * factor, finest_exponent(dtype, top * factor)
+        errors = [
+            float((fake_quantize(scaled, e, dtype) - scaled).square().mean())
+            for e in range(coarsest, coarsest + 6)
+        ]
+        return min(errors) / factor**2
+
+    return min((2 ** (k / FACTORS) for k in range(FACTORS)), key=error)
 
 
 @torch.no_grad()
