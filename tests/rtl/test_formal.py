@@ -27,6 +27,8 @@ from amaranth.lib.wiring import In
 from lichen.rtl import rans_tables
 from lichen.rtl.axi import BytesFromAxi, BytesToAxi, Registers
 from lichen.rtl.chunks import ChunkParser, ChunkWriter
+from lichen.rtl.fork import Fork
+from lichen.rtl.lanes import Skid
 from lichen.rtl.leaf import FOLDER, LoadBus
 from lichen.rtl.rans_decoder import RansDecoder
 from lichen.rtl.rans_push import RansPush
@@ -241,8 +243,10 @@ def small_writer():
         (small_writer, 16),
         (lambda: RansPush(Coder(5, 5), 2), 22),
         (small_decoder, 16),
+        (lambda: Skid(3), 12),
+        (lambda: Fork(3, 2), 12),
     ],
-    ids=["parser", "writer", "push", "decoder"],
+    ids=["parser", "writer", "push", "decoder", "skid", "fork"],
 )
 def test_handshakes(tmp_path, build, cycles):
     prove(tmp_path, Proof(build()), cycles)
