@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "__init__": {"_version", "api", "errors", "picture"},
     "files": {"container", "errors", "picture"},
     "arguments": {"_version", "api", "codec", "container", "training"},  # the fields of a recipe
-    "conformance": CODEC | {"entropy", "errors", "executors", "program"},
+    "conformance": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
     "cli": CODEC | {"conformance", "errors", "evaluation", "frugal", "rtl", "study", "training"},
     "__main__": {"cli"},
     "pillow": CODEC | {"errors"},

@@ -292,7 +292,7 @@ def test_ranges_by_peak_hold_and_by_error_clip():
 
 
 def test_ranges_by_loss_never_raise_it():
-    model, loss = network("relu"), Loss([photographs()])
+    model, loss = network("relu"), Loss([photographs(4)])
     ranges.by_peak(model, loss.batches)
     for layer in ranges.free_layers(model):
         if layer.dtype == "u8":

@@ -1,7 +1,7 @@
 """Quantise a trained checkpoint: `lichen quantize`, from float weights to a model file of integers.
 
-    float --[equalise]--> float --[ranges]--> integers --[widths]--> --[bias, adaround]--> integers
-                                                                  --[quantised training]--> model
+    float --[equalise]--> float --[ranges]--> integers --[widths]--> --[bias, adaround]-->
+          --[ranges by loss]--> integers --[quantised training]--> model
 
 Each step of post-training quantisation is kept only where it lowers the rate-distortion loss of the
 calibration photographs in integers, and is reported with that loss. What results is lowered by
@@ -161,8 +161,6 @@ def post_training(
         work.equalise()
     else:
         work.begin()
-    if "ranges" in plan.methods:
-        work.refine()
     if plan.wide:
         work.widen()
     if plan.bits is None:
@@ -172,6 +170,8 @@ def post_training(
             sensitivity.narrow(layer, plan.bits)
         work.note(f"{plan.bits}-bit weights", work.loss(model))
     work.fit()
+    if "ranges" in plan.methods:
+        work.refine()
     return work.finish()
 
 

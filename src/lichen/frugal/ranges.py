@@ -7,6 +7,7 @@ GDN are s16 in every model here, so that its squares are safe).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lichen.frugal.adaround import rates
 from lichen.models.layers import RANGES, Quantizable, QuantizableModel
-from lichen.models.student import quality_to_lambda
+from lichen.models.student import Coded, quality_to_lambda
 from lichen.training import quantize
 from lichen.training.loss import balance, rate_distortion
 
@@ -32,9 +33,13 @@ class Loss:
     metric: str = "mse"
     one_lambda: float | None = None
 
-    @torch.no_grad()
     def __call__(self, model: QuantizableModel, integers: bool = True) -> float:
         """Compute it in integers, or in float; leaves the model computing in float."""
+        return float(self.each(model, integers).mean())
+
+    @torch.no_grad()
+    def each(self, model: QuantizableModel, integers: bool = True) -> Tensor:
+        """Compute it for each photograph (N,)."""
         model.set_quantized(integers)
         losses = []
         for x in self.batches:
@@ -44,9 +49,13 @@ class Loss:
                 weight, factor = torch.full_like(place, self.one_lambda), torch.ones_like(place)
             coded = model(x, place, noise=False)
             coded = coded._replace(x_hat=coded.x_hat.clamp(-1, 127 / 128))  # as pixels are
-            losses.append(rate_distortion(coded, x, weight, self.metric, factor)["loss"])
+            for k in range(len(x)):
+                one = slice(k, k + 1)
+                part = Coded(*(value[one] for value in coded))
+                terms = rate_distortion(part, x[one], weight[one], self.metric, factor[one])
+                losses.append(terms["loss"])
         model.set_quantized(False)
-        return float(torch.stack(losses).mean())
+        return torch.stack(losses)
 
 
 @torch.no_grad()
@@ -80,16 +89,21 @@ def free_layers(model: QuantizableModel) -> list[Quantizable]:
 
 @torch.no_grad()
 def by_loss(model: QuantizableModel, loss: Loss) -> int:
-    """Move each 8-bit exponent by one where that lowers the loss in integers; count the moves."""
-    best, moves = loss(model), 0
+    """Move each 8-bit exponent by one where that lowers the loss in integers; count the moves.
+
+    The photographs must agree on it: the mean of what they gain is more than twice its standard
+    error. (Of moves that lowered the mean alone, by 0.5 % together, other pictures lost 1 %.)
+    """
+    best, moves = loss.each(model), 0
     for layer in free_layers(model):
         if layer.dtype == "s16":
             continue
         start = layer.output_exponent
         for change in (1, -1):
             layer.set_exponent(start + change)
-            found = loss(model)
-            if found < best:
+            found = loss.each(model)
+            gain = best - found
+            if float(gain.mean()) > 2 * float(gain.std()) / math.sqrt(len(gain)):
                 best, moves = found, moves + 1
                 break
             layer.set_exponent(start)

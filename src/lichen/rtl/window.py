@@ -141,7 +141,8 @@ class Window(wiring.Component):
                     with m.If(self.written_row == self.last_row):
                         m.d.sync += self.written_row.eq(0)
                         m.d.comb += ended.eq(1)
-        m.d.sync += self.ahead.eq(self.ahead + ended - self.frame_read)
+        ended_late = Signal()  # nobody minds a cycle
+        m.d.sync += [ended_late.eq(ended), self.ahead.eq(self.ahead + ended_late - self.frame_read)]
 
     def _load(self, m: Module) -> None:
         """Copy the columns of group after group from the ring to a half of the patch."""
@@ -363,7 +364,8 @@ def pass_counter(
 ) -> Value:
     """Count groups; give `size` times the number of the pass that the *next* group belongs to.
 
-    strobe: a group has ended; at least three cycles lie between two. With one pass that is 0.
+    strobe: a group has ended, at the earliest three cycles after the one before; what is given
+    counts with it. With one pass that is 0.
     """
     if layer.passes == 1:
         return Const(0)
@@ -373,13 +375,9 @@ def pass_counter(
     base = Signal(range(layer.passes * size))
     following, after = Signal.like(base), Signal.like(base)
     m.d.sync += after.eq(Mux(base == (layer.passes - 1) * size, 0, base + size))
-    m.d.comb += following.eq(base)
+    m.d.comb += following.eq(Mux(row_ends, after, base))
     with m.If(strobe):
-        m.d.sync += place.eq(place + step)
-        with m.If(row_ends):
-            m.d.sync += place.eq(0)
-            m.d.comb += following.eq(after)
-    m.d.sync += base.eq(following)
+        m.d.sync += [place.eq(Mux(row_ends, 0, place + step)), base.eq(following)]
     return following
 
 
