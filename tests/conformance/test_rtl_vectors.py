@@ -33,8 +33,8 @@ CASES = (
     "rans near-lanes-2-precision-13",
 )
 NO_HARDWARE = (  # beside groups; sizes that padding or strides do not divide, outputs of no stage
-    "concat", "slice", "gdn", "conv-padding", "conv-4to6-4x4-s2", "conv-6to6-1x3", "program-outputs",
-    "program-strided-input",
+    "concat", "slice", "gdn", "conv-padding", "conv-4to6-4x4-s2", "conv-6to6-1x3",
+    "program-outputs", "program-strided-input",
 )  # fmt: skip
 
 
