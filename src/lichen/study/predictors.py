@@ -79,7 +79,7 @@ def _resources() -> Predictor:
     """Read docs/results/synthesis.json: for each stage and resource, predicted and measured."""
     name, missing = "synthesis.json", ""
     checks: tuple[Check, ...] = ()
-    command = "scripts/bench-rtl synth"
+    command = "scripts/bench-synth"
     if find(name) is None:
         missing = f"{name} is not there: run {command}"
     else:
@@ -102,7 +102,7 @@ def _synthesised(values: dict[str, Any]) -> list[Check]:
             pairs = {key: (predicted[key], measured[key]) for key in predicted if key in measured}
         elif isinstance(predicted, int | float) and isinstance(measured, int | float):
             pairs = {str(row.get("resource", "")): (predicted, measured)}
-        role = "fit" if row.get("role") == "fit" or row.get("fitted") is True else "check"
+        role = "check" if row.get("held_out", True) else "fit"
         for resource, (guess, count) in pairs.items():
             if not count and not guess:
                 continue
