@@ -64,7 +64,7 @@ typedef struct lichen_pool lichen_pool;
 typedef struct {
     lichen_pool *pool;
     pthread_t thread;
-    uint8_t *scratch;
+    int64_t number; /* 1, 2, ..; the caller of a run is 0 */
 } worker;
 
 /* Whoever has time takes the next piece; a step is over when its pieces are, whether or not every
@@ -73,9 +73,10 @@ struct lichen_pool {
     int64_t threads; /* the caller is one of them */
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    step current; /* changes only when no piece is left or being done */
-    uint8_t *scratch;
-    int64_t scratch_bytes;
+    /* These change only when no piece is left or being done; so they are read after taking one. */
+    step current;
+    uint8_t *scratch; /* of all threads */
+    int64_t scratch_bytes; /* of each */
     _Atomic uint64_t ticket;   /* number of the step << 32 | pieces left to take */
     _Atomic int64_t finished;  /* pieces of the step */
     _Atomic int64_t sleepers;
@@ -113,13 +114,14 @@ static void do_piece(const step *s, int64_t piece, uint8_t *scratch) {
 
 /* Taking a piece can succeed only for the step whose number the ticket bears, and that step stays
  * until the piece is finished. */
-static void do_pieces(lichen_pool *pool, uint8_t *scratch) {
+static void do_pieces(lichen_pool *pool, int64_t number) {
     uint64_t ticket = atomic_load(&pool->ticket);
     while ((ticket & UINT32_MAX) != 0) {
         if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1)) continue;
         const step *s = &pool->current;
         const int64_t count = (s->last - s->first) * s->cuts;
-        do_piece(s, count - (int64_t)(ticket & UINT32_MAX), scratch);
+        do_piece(s, count - (int64_t)(ticket & UINT32_MAX),
+                 pool->scratch + number * pool->scratch_bytes);
         atomic_fetch_add(&pool->finished, 1);
         ticket = atomic_load(&pool->ticket);
     }
@@ -138,7 +140,7 @@ static void *worker_main(void *argument) {
             atomic_fetch_sub(&pool->sleepers, 1);
             pthread_mutex_unlock(&pool->lock);
         }
-        do_pieces(pool, me->scratch);
+        do_pieces(pool, me->number);
     }
     return NULL;
 }
@@ -172,6 +174,7 @@ LICHEN_API lichen_pool *lichen_pool_new(int64_t threads) {
     for (pool->threads = 1; pool->threads < threads; pool->threads++) {
         worker *next = &pool->workers[pool->threads - 1];
         next->pool = pool;
+        next->number = pool->threads;
         if (pthread_create(&next->thread, NULL, worker_main, next) != 0) {
             lichen_pool_free(pool);
             return NULL;
@@ -182,15 +185,12 @@ LICHEN_API lichen_pool *lichen_pool_new(int64_t threads) {
 
 static int reserve_scratch(lichen_pool *pool, int64_t bytes) {
     bytes = (bytes + 127) / 64 * 64; /* a whole cache line apart */
-    if (pool->scratch_bytes < bytes) {
-        free(pool->scratch);
-        pool->scratch_bytes = 0;
-        pool->scratch = malloc((size_t)(bytes * pool->threads));
-        if (pool->scratch == NULL) return LICHEN_ERROR_MEMORY;
-        pool->scratch_bytes = bytes;
-    }
-    for (int64_t i = 0; i + 1 < pool->threads; i++)
-        pool->workers[i].scratch = pool->scratch + (i + 1) * pool->scratch_bytes;
+    if (pool->scratch_bytes >= bytes) return LICHEN_OK;
+    free(pool->scratch);
+    pool->scratch_bytes = 0;
+    pool->scratch = malloc((size_t)(bytes * pool->threads));
+    if (pool->scratch == NULL) return LICHEN_ERROR_MEMORY;
+    pool->scratch_bytes = bytes;
     return LICHEN_OK;
 }
 
@@ -210,7 +210,7 @@ static void do_step(lichen_pool *pool, step s) {
     const uint64_t number = (atomic_load(&pool->ticket) >> 32) + 1;
     atomic_store(&pool->ticket, number << 32 | (uint64_t)count);
     wake_sleepers(pool);
-    do_pieces(pool, pool->scratch);
+    do_pieces(pool, 0);
     for (int64_t i = 0; atomic_load(&pool->finished) < count; i++) pause_briefly(i);
 }
 
