@@ -24,22 +24,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lichen.boards.vitis_ai.rules import LayerVerdict
+
 Direction = Literal["encode", "decode"]
-Place = Literal["dpu", "cpu", "rewrite", "free"]
-# dpu: runs there. rewrite: would run there once changed as `rewrite` says. cpu: neither.
-# free: no work of its own on the DPU (ReLU fused into a convolution, addressing, the host's copy).
 Variant = Literal["as published", "rewritten"]
-
-
-@dataclass(frozen=True)
-class LayerVerdict:
-    """Where the DPU toolchain puts a layer. limit: the rule; source: document and table."""
-
-    place: Place
-    reason: str
-    limit: str
-    source: str
-    rewrite: str  # "" where nothing needs to be rewritten or nothing can be
 
 
 @dataclass(frozen=True)
