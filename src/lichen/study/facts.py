@@ -6,7 +6,7 @@ The same functions judge a model and what would become of it (`advice`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lichen.model import Model
 from lichen.models.complexity import DECODER, ENCODER
@@ -14,7 +14,7 @@ from lichen.models.layers import QuantizableModel
 from lichen.study import costs, dpu, dpu_plan, dpu_rules, pipeline, roofline
 from lichen.study.boards import Board
 from lichen.study.layers import HOST, Layer, layers_of
-from lichen.study.models import Subject
+from lichen.study.models import Subject, lowered
 from lichen.study.result import (
     Direction,
     DirectionResult,
@@ -32,7 +32,10 @@ LATENT_BYTES = 2  # of v, which waits for the hyperprior in 16 bits
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """symbols: to code per pixel. steps: passes in decoding that wait for one another, by part."""
+    """symbols: to code per pixel. steps: passes in decoding that wait for one another, by part.
+
+    programs: the integer form of a model whose operations all have hardware.
+    """
 
     layers: list[Layer]
     order: str
@@ -67,14 +70,28 @@ def of_subject(subject: Subject) -> Facts:
     if isinstance(module, QuantizableModel):
         reduction = module.REDUCTION
         latents = float(module.latent_channels) / 256  # type: ignore[arg-type]
-        hyper = 0.0 if subject.order == "factorised" else float(module.hyper_channels) / 4096  # type: ignore[arg-type]
+        # h_a ends in z, whatever its resolution is
+        hyper = next((x.output_values for x in reversed(layers) if x.part == "h_a"), 0.0)
         symbols = latents + hyper
     ends = {"factorised": 1, "hyperprior": 2}.get(subject.order, 1 + slices)
     steps = {"slices": slices, "lrp": slices} if slices else {}
-    return Facts(
+    found = Facts(
         layers, subject.order, reduction, symbols, latents, steps,
         ends if subject.known else 1, subject.lowers, subject.programs,
     )  # fmt: skip
+    if found.programs is None and subject.lowers[0] and not _missing(found):
+        assert isinstance(module, QuantizableModel)
+        return replace(found, programs=lowered(module, subject.name))
+    return found
+
+
+def _missing(facts: Facts) -> list[str]:
+    """List what no stage computes, of both directions."""
+    return [
+        name
+        for which in DIRECTIONS
+        for name in pipeline.missing(facts.layers, facts.of(which), facts.order)
+    ]
 
 
 def line_bytes(facts: Facts, direction: Direction, width: int) -> int:

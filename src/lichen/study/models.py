@@ -5,7 +5,8 @@ balle2016, balle2018, balle2018-mean, minnen2020, zou2022-wacnn, zou2022-stf, st
 student-s              a model file that came with lichen
 FILE.safetensors, FILE.pth
                        a model file of lichen, or a state dict of others' implementations
-FOLDER                 a training run
+FOLDER                 a training run, or a folder of recipes/
+FILE.toml              a recipe of `lichen train`: its model with its arguments, fresh weights
 package.module:callable, FILE.py:callable
                        anything that gives a torch module which takes pictures (B, 3, H, W)
 """
@@ -135,8 +136,7 @@ def one(name: str) -> Subject:
     if name in CATALOGUE or name == "student":
         family, arguments, title, paper = CATALOGUE.get(name, STUDENT)
         module = catalogue.build(family, arguments)
-        programs = lowered(module, name) if family == "student" else None
-        return Subject(name, title, paper, "catalogue", module, dict(module.arguments), programs)
+        return Subject(name, title, paper, "catalogue", module, dict(module.arguments))
     installed = {path.stem: path for path in model_files.installed()}
     if name in installed:
         return _model_file(installed[name], "catalogue")
@@ -150,8 +150,11 @@ def one(name: str) -> Subject:
         known = [*CATALOGUE, "student", *installed]
         raise LichenError(
             f"no model and no file is called {name!r}; there are {', '.join(known)}, or give a "
-            "file of weights, a training run, or FILE.py:FUNCTION that makes a torch module"
+            "file of weights, a training run, a recipe, or FILE.py:FUNCTION that makes a torch "
+            "module"
         )
+    if file.suffix == ".toml":
+        return _recipe(file, file.stem)
     return _model_file(file, "checkpoint") if _is_model_file(file) else _state(file)
 
 
@@ -183,12 +186,26 @@ def _model_file(path: Path, origin: Origin) -> Subject:
 
 
 def _run(folder: Path) -> Subject:
-    """A training run: its recipe, with whatever weights."""
+    """A training run, with whatever weights; a folder with a recipe and none yet."""
+    from lichen.training.run import WEIGHTS
     from lichen.training.train import load_run
 
+    if (folder / "recipe.toml").exists() and not (folder / WEIGHTS).exists():
+        return _recipe(folder / "recipe.toml", folder.name)
     recipe, module, _ = load_run(folder)
     title, paper = _about(recipe.model, recipe.arguments)
     return Subject(folder.name, title, paper, "checkpoint", module, dict(module.arguments))
+
+
+def _recipe(path: Path, name: str) -> Subject:
+    """What a recipe trains; its steps and rates do not matter here."""
+    from lichen.training.recipe import read
+    from lichen.training.train import new_model
+
+    recipe = read(path)
+    module = new_model(recipe)
+    title, paper = _about(recipe.model, recipe.arguments)
+    return Subject(name, title, paper, "checkpoint", module, dict(module.arguments))
 
 
 def _state(path: Path) -> Subject:
@@ -256,7 +273,7 @@ def full_arguments(family: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def lowered(module: QuantizableModel, name: str) -> Model:
-    """Lower a model with fresh weights: ranges from noise. Its costs are those of trained ones."""
+    """Lower a model with any weights: ranges from noise. Its costs are those of calibrated ones."""
     module.eval()
     module.calibrate_begin()
     side = max(SIDE, module.REDUCTION)
