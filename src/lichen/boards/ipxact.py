@@ -28,7 +28,11 @@ VIEWS = (
 
 @dataclass(frozen=True)
 class Component:
-    """What component.xml says. files: relative to it. registers: of the AXI4-Lite interface."""
+    """What component.xml says. files: relative to it.
+
+    registers: of the AXI4-Lite interface. range_bytes: of it that a block design may map; above
+    the registers' address bits they repeat.
+    """
 
     name: str
     title: str
@@ -36,7 +40,7 @@ class Component:
     interface: Interface
     files: Sequence[str]
     registers: Sequence[Register]
-    address_bits: int
+    range_bytes: int
 
     @property
     def vlnv(self) -> str:
@@ -167,7 +171,7 @@ def _memory_maps(root: xml.Element, component: Component) -> None:
         block = _add(memory, "addressBlock")
         _add(block, "name", "reg0")
         _add(block, "baseAddress", "0")
-        _add(block, "range", str(1 << component.address_bits))
+        _add(block, "range", str(component.range_bytes))
         _add(block, "width", "32")
         _add(block, "usage", "register")
         for register in component.registers:
