@@ -32,7 +32,7 @@ class CoreMap:
 
     registers, dma: addresses in bytes, each of SEGMENT_BYTES. cell, dma_cell: names in the block
     design, and so keys of `pynq.Overlay.ip_dict`. uio, dma_uio: what /sys/class/uio/uio*/name says.
-    input_buffer, output_buffer: devices of u-dma-buf. interrupt: of pl_ps_irq0, the DMA's MM2S
+    input_buffer, output_buffer, delay_buffer: devices of u-dma-buf. interrupt: of pl_ps_irq0, the DMA's MM2S
     channel (to the core); the next one is its S2MM channel (from the core).
     """
 
@@ -65,6 +65,10 @@ class CoreMap:
     def output_buffer(self) -> str:
         return f"lichen-{self.name}-out"
 
+    def delay_buffer(self, number: int) -> str:
+        """Name the u-dma-buf in which a delay of the core is kept."""
+        return f"lichen-{self.name}-delay{number}"
+
 
 MAPS: dict[CoreName, CoreMap] = {
     name: CoreMap(
@@ -75,3 +79,8 @@ MAPS: dict[CoreName, CoreMap] = {
     )
     for place, name in enumerate(CORES)
 }
+
+
+def stem(board: str) -> str:
+    """Give the name, without suffix, of a board's bitfile, overlay and firmware."""
+    return f"lichen-{board}"
