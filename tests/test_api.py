@@ -16,7 +16,7 @@ from lichen import api, container, entropy
 from lichen import model as models
 from lichen.api import Codec
 from lichen.executors import ReferenceExecutor
-from lichen.picture import from_array
+from lichen.picture import Picture, from_array
 
 SAMPLE = Path(__file__).parent / "samples" / "kodim23.webp"
 CODEC = Codec()
@@ -131,6 +131,35 @@ def test_arguments() -> None:
         lichen.encode(grey, quality=1, target_bytes=100)
     with pytest.raises(lichen.LichenError, match="threads"):
         lichen.encode(grey, threads=0)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Picture(np.zeros((4, 5, 3))),
+        Picture(np.zeros((4, 5, 2), np.uint8)),
+        Picture(np.zeros((4, 5), np.uint8)),
+        Picture(np.zeros((0, 5, 3), np.uint8)),
+        Picture(np.zeros((4, 65536, 1), np.uint8)),
+        Picture(np.zeros((4, 5, 3), np.uint8), alpha=np.zeros((5, 4), np.uint8)),
+        Picture(np.zeros((4, 5, 3), np.uint8), alpha=np.zeros((4, 5))),
+        Picture(np.zeros((4, 5, 3), np.uint8), icc="text"),  # type: ignore[arg-type]
+    ],
+)
+def test_pictures_that_no_stream_can_hold(picture: Picture) -> None:
+    with pytest.raises(lichen.ImageError, match="must be"):
+        CODEC.encode(picture)
+
+
+def test_too_many_threads_are_refused_not_slow() -> None:
+    with pytest.raises(lichen.DeviceError, match=r"1\.\.256"):
+        Codec(threads=257)
+
+
+def test_bytes_of_any_kind_decode(stream: bytes) -> None:
+    expected = CODEC.decode(stream).pixels
+    for kind in (bytearray, memoryview):
+        assert np.array_equal(CODEC.decode(kind(stream)).pixels, expected)  # type: ignore[arg-type]
 
 
 def test_limit_of_pixels_is_checked_before_decoding(stream: bytes) -> None:

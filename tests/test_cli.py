@@ -458,7 +458,6 @@ def test_every_changed_byte_and_truncation(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "COMMAND"),
         (("paint",), 2, "paint"),
         (("encode",), 2, "IN"),
         (("encode", "x.png", "-q", "101"), 2, "0..100"),

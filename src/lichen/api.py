@@ -18,6 +18,7 @@ from lichen.errors import LichenError, ModelError, StreamError
 from lichen.executors import Executor, best
 from lichen.model import ORDERS, POSITIONS, Model
 from lichen.picture import Picture, from_array, from_image, grey_of_rgb, to_image
+from lichen.picture import check as check_picture
 
 MAX_PIXELS = container.MAX_PIXELS
 DEFAULT_QUALITY = 50.0
@@ -94,6 +95,9 @@ class Codec:
         """
         if quality is not None and target_bytes is not None:
             raise LichenError("give a quality or a target size, not both")
+        if not 1 <= stripe <= container.MAX_STRIPE:
+            raise LichenError(f"stripe must be 1..{container.MAX_STRIPE} rows of z, not {stripe}")
+        check_picture(picture)
         model = self.model
         executor = self._executor_of(model)
         if model.network is not None:
@@ -124,7 +128,7 @@ class Codec:
         DigestError (decoded, but to other pixels). Warns (FloatWarning) where it needs a machine
         like the encoder's.
         """
-        stream = container.read(data, max_pixels=max_pixels)
+        stream = container.read(bytes(data), max_pixels=max_pixels)
         header = stream.header
         model = self._model_of(header.weights)
         executor = self._executor_of(model)

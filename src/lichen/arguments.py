@@ -21,7 +21,8 @@ from lichen.api import MAX_PIXELS
 from lichen.codec import DEFAULT_STRIPE
 from lichen.training.recipe import Recipe, kind_of
 
-OK, BAD_DATA, USAGE, FILE, MODEL, TARGET, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+OK, BAD_DATA, USAGE, FILE, MODEL, TARGET, INTERNAL = 0, 1, 2, 3, 4, 5, 6
+INTERRUPTED, TERMINATED = 130, 143
 EXIT_CODES = """\
 exit codes:
   0    all went well
@@ -30,7 +31,7 @@ exit codes:
   3    a file is not there, not readable or not writable, or would be overwritten
   4    the model is missing, damaged, or not the one that made the stream
   5    the target size cannot be met
-  6    internal error, or no memory
+  6    internal error, or no memory, or no threads
   130  interrupted with Ctrl-C
   143  ended by SIGTERM (train: after a checkpoint)
 """

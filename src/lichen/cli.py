@@ -10,12 +10,15 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from lichen.arguments import (
     MODEL,
     OK,
     TARGET,
+    TERMINATED,
     USAGE,
     parser,
 )
@@ -54,15 +58,21 @@ HINTS: dict[type, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and raises nothing."""
+    _prepare_streams()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        parser().print_help(sys.stderr)
+        return USAGE
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parser().parse_args(words)
     except SystemExit as end:  # -h, -V, or a usage error that argparse has reported
         return int(end.code or 0)
-    arguments.invocation = shlex.join(["lichen", *(sys.argv[1:] if argv is None else argv)])
+    arguments.invocation = shlex.join(["lichen", *words])
     try:
-        with _notes(shown=not arguments.quiet):
+        with _ended_by_sigterm(), _notes(shown=not arguments.quiet):
             code = COMMANDS[arguments.command](arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
     except BrokenPipeError:  # the reader has seen enough: no message
         _settle_stdout()
@@ -70,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lichen: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
     except Exception as error:
         if arguments.verbose and _exit_code(error) == INTERNAL:
             import traceback
@@ -79,8 +91,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error)
 
 
+def _prepare_streams() -> None:
+    """Make do with the standard streams that the caller gives.
+
+    Where one is closed, no file may get its number, nor print() take stdout for stderr. Names of
+    files that are not Unicode are printed somehow, rather than not.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for good
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: what is half written is removed on the way out."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command from within; commands that train take it over meanwhile."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _settle_stdout() -> None:
     """Python flushes stdout once more at exit: where that fails, let it flush to nowhere."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -115,10 +166,11 @@ def _complain(error: Exception, about: str = "") -> int:
         text = f"{name}: {error.strerror}{HINTS.get(type(error), '')}"
     elif isinstance(error, MemoryError):
         text = "not enough memory for this picture; code it in parts"
-    elif code == INTERNAL:
+    elif code == INTERNAL and not isinstance(error, DeviceError):
         text = f"internal: {type(error).__name__}: {text}; please report it (-v shows where)"
     text = " ".join(f"{about}{text}".split())
-    print(f"lichen: error: {text}", file=sys.stderr)
+    with suppress(OSError):  # nobody listens: the exit code says it too
+        print(f"lichen: error: {text}", file=sys.stderr, flush=True)
     return code
 
 
@@ -208,7 +260,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     overwrite = arguments.overwrite and bool(arguments.output)
     files.check_output(target, source, overwrite)
     codec = Codec(_model(arguments.model), threads=arguments.threads)
-    data = files.read(source)
+    data = files.read(source, container.MAGIC)
     picture = codec.decode(data, max_pixels=arguments.max_pixels)
     if arguments.strip:
         picture = replace(picture, icc=b"", exif=b"", xmp=b"")
@@ -245,7 +297,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _info_one(arguments: argparse.Namespace, source: str, names: dict[str, str]) -> None:
-    data = files.read(source)
+    data = files.read(source, container.MAGIC)
     stream = container.read(data, max_pixels=container.MAX_SIDE**2)
     header = stream.header
     weights = header.weights.hex()
@@ -299,7 +351,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_one(arguments: argparse.Namespace, source: str, codec: Codec) -> None:
-    data = files.read(source)
+    data = files.read(source, container.MAGIC)
     codec.decode(data, max_pixels=arguments.max_pixels)  # raises if anything is wrong
     header = container.read_header(data)
     if arguments.json:

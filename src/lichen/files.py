@@ -6,10 +6,11 @@ import errno
 import io
 import os
 import secrets
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,15 +39,26 @@ def default_output(source: str, suffix: str) -> str:
     return "-" if source == "-" else os.path.splitext(source)[0] + suffix
 
 
-def read(source: str) -> bytes:
-    if source == "-":
-        return sys.stdin.buffer.read()
-    return Path(source).read_bytes()
+def read(source: str, magic: bytes = b"") -> bytes:
+    """Read a file, or stdin; no more than the start of one that does not start with `magic`."""
+    with _opened(source) as file:
+        start = file.read(len(magic))
+        return start + file.read() if start == magic else start
+
+
+def _opened(source: str) -> AbstractContextManager[BinaryIO]:
+    if source != "-":
+        return open(source, "rb")
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "is closed", "standard input")
+    return nullcontext(sys.stdin.buffer)
 
 
 def check_output(target: str, source: str, overwrite: bool) -> None:
     """Refuse early what would fail after the work."""
     if target == "-":
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "is closed", "standard output")
         if sys.stdout.isatty():
             raise UsageError("the output is binary and stdout is a terminal: name a file")
         return
@@ -55,10 +67,12 @@ def check_output(target: str, source: str, overwrite: bool) -> None:
         raise IsADirectoryError(errno.EISDIR, "the output is a folder", target)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no folder for the output", target)
-    if path.exists() and not overwrite:
-        raise FileExistsError(errno.EEXIST, "would be overwritten", target)
     if source != "-" and path.exists() and os.path.exists(source) and path.samefile(source):
         raise FileExistsError(errno.EEXIST, "is the input", target)
+    if path.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "would be overwritten", target)
+    if path.exists() and not os.access(path, os.W_OK):  # replacing it would not ask
+        raise PermissionError(errno.EACCES, "is read-only", target)
 
 
 @contextmanager
@@ -72,12 +86,18 @@ def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
         return
     path = Path(os.path.realpath(target))  # a link stays, what it points to is replaced
     if path.exists() and not path.is_file():  # a device or a pipe
-        with open(path, "wb") as file:
-            yield file
+        try:
+            with open(path, "wb") as file:
+                yield file
+        except OSError as error:
+            error.filename = target
+            raise
         return
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.lichen.part")
     try:
         with open(temporary, "xb") as file:
+            if path.exists():  # who may read it stays as it was
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             yield file
         if path.exists() and not overwrite:
             raise FileExistsError(errno.EEXIST, "would be overwritten", target)

@@ -25,6 +25,7 @@ from lichen.program import file as program_file
 from lichen.program.check import infer_shapes, macs_per_pixel
 
 FORMAT = 1
+DEFAULT = "student-s"  # the installed model that encodes where none is named
 # What reading a document that is not ours may raise: of other keys, types, sizes, depths.
 FAULTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 POSITIONS = 800  # quality 0..100 in eighths
@@ -250,13 +251,16 @@ def read(path: Path) -> Model:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read the model file {path}: {error.strerror}") from error
-    return from_bytes(data)
+    try:
+        return from_bytes(data)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def installed() -> list[Path]:
     """List the model files that came with the package; the first is the default."""
     folder = Path(__file__).parent / "weights"
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(folder.glob("*.safetensors"), key=lambda path: (path.stem != DEFAULT, path))
 
 
 def default() -> Model:

@@ -46,6 +46,24 @@ class Picture:
         return np.broadcast_to(self.pixels, (*self.pixels.shape[:2], 3))
 
 
+def check(picture: Picture) -> None:
+    """Raise ImageError unless a stream can hold this Picture, which may be anybody's."""
+    pixels, alpha = picture.pixels, picture.alpha
+    found = f"{getattr(pixels, 'dtype', type(pixels))} {getattr(pixels, 'shape', '')}"
+    whole = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 3
+    if not whole or pixels.shape[2] not in (1, 3):
+        raise ImageError(f"pixels must be uint8 (H, W, 3), or (H, W, 1) for grey, not {found}")
+    _check_size(picture.width, picture.height)
+    if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != pixels.shape[:2]):
+        raise ImageError(
+            f"alpha must be uint8 {pixels.shape[:2]} as the pixels are, not {alpha.dtype} "
+            f"{alpha.shape}"
+        )
+    for name in ("icc", "exif", "xmp"):
+        if not isinstance(getattr(picture, name), bytes):
+            raise ImageError(f"{name} must be bytes, not {type(getattr(picture, name)).__name__}")
+
+
 def grey_of_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3) -> (H, W, 1): (R + 2 G + B + 2) >> 2, as docs/stream.md defines decoded grey."""
     wide = pixels.astype(np.uint16)

@@ -49,14 +49,16 @@ class Executor(Protocol):
 def best(threads: int = 1) -> Executor:
     """Return the fastest executor of this installation that needs nothing optional.
 
-    threads: worker threads of the native executor. Where the native module is missing (no C
-    compiler at installation), warns and returns the reference, some hundred times slower.
+    threads: worker threads of the native executor, 1..256. Where the native module is missing (no C
+    compiler at installation), warns and returns the reference, some hundred times slower. Raises
+    DeviceError for another number of threads.
     """
-    try:
-        from lichen.executors.native import NativeExecutor
+    from lichen.executors.native import Library, NativeExecutor, check_threads
 
-        return NativeExecutor(threads=threads)
-    except (ImportError, DeviceError) as error:
+    check_threads(threads)
+    try:
+        Library()
+    except DeviceError as error:
         warnings.warn(
             f"lichen runs in NumPy, slowly: its native module is not usable ({error}). "
             "Install a C compiler and reinstall lichen.",
@@ -64,3 +66,4 @@ def best(threads: int = 1) -> Executor:
             stacklevel=2,
         )
         return ReferenceExecutor()
+    return NativeExecutor(threads=threads)

@@ -68,6 +68,12 @@ class Library:
         return found
 
 
+def check_threads(threads: int) -> None:
+    """Raise DeviceError unless 1..256."""
+    if not 1 <= threads <= THREADS_MAX:
+        raise DeviceError(f"threads must be 1..{THREADS_MAX}, not {threads}")
+
+
 def available_isas() -> list[str]:
     """List the instruction sets that this build and this machine have, slowest first."""
     return list(Library().isas())
@@ -99,8 +105,7 @@ class NativeExecutor:
     name = "native"
 
     def __init__(self, threads: int = 1, isa: str | None = None) -> None:
-        if not 1 <= threads <= THREADS_MAX:
-            raise DeviceError(f"threads must be 1..{THREADS_MAX}, not {threads}")
+        check_threads(threads)
         self._library = Library()
         isas = self._library.isas()
         self.isa = list(isas)[-1] if isa is None else isa
