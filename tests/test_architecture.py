@@ -37,14 +37,15 @@ ARROWS: dict[str, set[str]] = {
     "files": {"container", "errors", "picture"},
     "arguments": {"_version", "api", "codec", "container", "training"},  # the fields of a recipe
     "conformance": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
-    "cli": CODEC | {"conformance", "errors", "evaluation", "frugal", "rtl", "study", "training"},
+    "cli": CODEC
+    | {"boards", "conformance", "errors", "evaluation", "frugal", "rtl", "study", "training"},
     "__main__": {"cli"},
     "pillow": CODEC | {"errors"},
     "models": {"errors", "program"},
     "lower": {"entropy", "errors", "floating", "model", "models", "program"},
     "training": {"errors", "lower", "model", "models", "program"},
     "rtl": CODEC | {"crc32c", "entropy", "errors", "program"},
-    "boards": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
+    "boards": CODEC | {"_version", "entropy", "errors", "executors", "program", "rtl"},
     "frugal": CODEC | LEARN | {"entropy", "errors", "evaluation", "executors", "program", "rtl"},
     "evaluation": CODEC | LEARN | {"_version", "entropy", "errors", "executors", "program"},
     "study": CODEC

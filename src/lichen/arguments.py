@@ -131,6 +131,8 @@ def parser() -> argparse.ArgumentParser:
         ("conformance", _add_conformance, "check an executor, or another decoder, to the last bit"),
         ("simulate", _add_simulate, "a picture through a core of the accelerator, compared"),
         ("synth", _add_synth, "a core for a board through Yosys: resources, levels of logic"),
+        ("build", _add_build, "cores for a board: Verilog, packaged IP, Vivado project, packages"),
+        ("package", _add_package, "a built folder -> firmware for Linux and an overlay for PYNQ"),
         ("study", _add_study, "models and boards -> a page: what fits, how fast, what would help"),
     ):
         command = commands.add_parser(name, help=summary, description=f"{summary}.")
@@ -660,6 +662,42 @@ def _add_synth(parser: _Parser, advanced: Any) -> None:
         help="synthesise only this convolution; may be repeated (default: the whole core, minutes; "
         "what was synthesised once is kept)",
     )  # fmt: skip
+
+
+def _add_build(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "Runs Vivado where it is on the PATH, which takes hours, and says what to run where it is "
+        "not. What comes next, up to the first picture: docs/boards.md. Needs the [rtl] extra."
+    )
+    parser.add_argument("--board", choices=("kv260", "zcu102"), required=True)
+    parser.add_argument("--core", choices=("encoder", "decoder", "both"), default="both")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="a new folder")
+    parser.add_argument(
+        "--size", metavar="WxH", type=_size,
+        help="the largest picture (default 1920x1080; kv260 with both cores: 1280x720)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fps", metavar="N", type=_frame_rate,
+        help="pictures of that size per second at 300 MHz (default 30; zcu102 with one core: 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL",
+        help="a model file or an installed model: its shape is built, weights are loaded at run "
+        "time",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--step", choices=("all", "core", "design"), default="all",
+        help="of Vivado: all, each core alone out of context, or the block design (default all)",
+    )  # fmt: skip
+    advanced.add_argument("--no-vivado", action="store_true", help="only write the folder")
+
+
+def _add_package(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "Runs bootgen and dtc on what Vivado left in DIR/out. `lichen build` does it by itself "
+        "where it has run Vivado."
+    )
+    parser.add_argument("folder", metavar="DIR", help="a folder of `lichen build`")
 
 
 def _add_study(parser: _Parser, advanced: Any) -> None:

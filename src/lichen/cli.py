@@ -413,6 +413,18 @@ def _synth(arguments: argparse.Namespace) -> int:
     return command.synth(arguments, _model(arguments.model))
 
 
+def _build(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        from lichen.boards import build
+    return build.build(arguments, _model(arguments.model))
+
+
+def _package(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        from lichen.boards import build
+    return build.package(arguments)
+
+
 def _study(arguments: argparse.Namespace) -> int:
     with _extra("rtl"):
         import lichen.rtl.fold
@@ -554,5 +566,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "conformance": _conformance,
     "simulate": _simulate,
     "synth": _synth,
+    "build": _build,
+    "package": _package,
     "study": _study,
 }

@@ -32,8 +32,8 @@ class CoreMap:
 
     registers, dma: addresses in bytes, each of SEGMENT_BYTES. cell, dma_cell: names in the block
     design, and so keys of `pynq.Overlay.ip_dict`. uio, dma_uio: what /sys/class/uio/uio*/name says.
-    input_buffer, output_buffer, delay_buffer: devices of u-dma-buf. interrupt: of pl_ps_irq0, the DMA's MM2S
-    channel (to the core); the next one is its S2MM channel (from the core).
+    input_buffer, output_buffer, delay_buffer: devices of u-dma-buf. interrupt: of pl_ps_irq0, the
+    DMA's MM2S channel (to the core); the next one is its S2MM channel (from the core).
     """
 
     name: CoreName

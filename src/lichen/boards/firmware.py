@@ -132,7 +132,7 @@ def _buffers(place: CoreMap, core: CoreRecord) -> list[str]:
     {name} {{
         compatible = "ikwzm,u-dma-buf";
         device-name = "{name}";
-        size = <{_cells(-(-size // PAGE) * PAGE)}>;
+        size = <{-(-size // PAGE) * PAGE:#x}>;
     }};
 """
         for name, size in named
