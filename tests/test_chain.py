@@ -504,12 +504,19 @@ def test_the_table_measures_once_and_names_what_is_missing(tmp_path, photographs
         table.read(rows), root, pictures, known, said.append, lambda k: saved.append(len(k))
     )
     assert [line.row.label for line in lines] == ["float", "integers"] and saved == [1, 2]
-    assert any("later" in line and "not there yet" in line for line in said)
+    assert any("later" in line and "left out" in line for line in said)
     assert lines[0].against is None and lines[1].measured.exact
     again = json.loads(table.to_json(lines, known, pictures))["rows"]
     said.clear()
     repeated = table.measure_rows(table.read(rows), root, pictures, again, said.append)
     assert repeated == lines and not any("measuring" in line for line in said)
+    (root / "runs/frugal-x/chain").unlink()
+    said.clear()
+    assert table.measure_rows(table.read(rows), root, pictures, again, said.append) == lines
+    assert any("integers" in line and "stands" in line for line in said)
+    others = measure.survey_of(list_images(photographs)[:1])
+    left = table.measure_rows(table.read(rows), root, others, again, said.append)
+    assert [line.row.label for line in left] == ["float"], "no figure of other pictures"
     text = table.markdown(lines, pictures, "scripts/frugal-table PICTURES")
     for wanted in ("mask decay", "DRAQ", "Q-LIC", "PRIM", "| integers | integers, exact |", "hand",
                    "lichen chain recipes/frugal-x/chain.toml -o runs/frugal-x/chain"):  # fmt: skip

@@ -164,18 +164,22 @@ def measure_rows(
 ) -> list[Line]:
     """Measure the rows that are there, but those in `known` whose file is the same.
 
-    known: `to_json`'s "rows" of before, extended. save: called after each measurement. Rows that
-    are not there yet are reported and left out.
+    known: `to_json`'s "rows" of before, extended. save: called after each measurement. Of a row
+    whose file is not there what was measured before stands, if it was on these pictures; one that
+    was never measured is left out. Both are reported.
     """
     lines: list[Line] = []
     for row in rows:
         path = find(row, root)
-        if path is None:
-            report(f"{row.key}: not there yet ({row.path or f'{row.recipe}, {row.step}'})")
-            continue
-        sha256 = digest(path)
         before = known.get(row.key)
-        if before is None or (before["sha256"], before["pictures"]) != (sha256, pictures.sha256):
+        same = before is not None and before["pictures"] == pictures.sha256
+        if path is None:
+            what = "what was measured before stands" if same else "left out"
+            report(f"{row.key}: not here ({row.path or f'{row.recipe}, {row.step}'}): {what}")
+            if not same:
+                continue
+        sha256 = known[row.key]["sha256"] if path is None else digest(path)
+        if path is not None and not (same and known[row.key]["sha256"] == sha256):
             report(f"{row.key}: measuring {path.relative_to(root)}")
             if path.is_file() and path.name != "weights.safetensors":
                 measured = measure_model(path, pictures, QUALITIES)
