@@ -244,12 +244,15 @@ def _of_student(subject: Subject) -> list[Candidate]:
             )
         )  # fmt: skip
     for side in ("encoder", "decoder"):
-        blocks = list(own.get(f"{side}_blocks", ()))
-        if blocks and blocks[0] > 1:
-            fewer = [blocks[0] - 1, *blocks[1:]]
+        counts = list(own.get(f"{side}_blocks", ()))
+        grids = ("1/4", "1/8", "1/16")[-len(counts) :]
+        place = max(range(len(counts)), key=counts.__getitem__, default=0)
+        if counts and counts[place] > 1:
+            fewer = [count - (k == place) for k, count in enumerate(counts)]
             found.append(
                 Candidate(
-                    f"{side}: {fewer[0]} residual blocks at 1/8 instead of {blocks[0]}",
+                    f"{side}: {fewer[place]} residual blocks at {grids[place]} instead of "
+                    f"{counts[place]}",
                     f"{side}_blocks = {fewer}",
                     "a block has two 3x3 convolutions and a delay on its grid",
                     True, "not known", "the list of layers",
