@@ -35,16 +35,45 @@ ALWAYS = 1 << 16  # a chance of 1
 
 @dataclass(frozen=True)
 class Port:
-    """A stream of the model: its name, its bits, and whether the model reads it."""
+    """A stream of the model: its name, its signals, and whether the model reads it.
+
+    fields: (signal, bits) of the payload; each begins with a 32-bit word of a beat. valid, ready:
+    the signals of the handshake.
+    """
 
     name: str
-    bits: int
+    fields: tuple[tuple[str, int], ...]
+    valid: str
+    ready: str
     reads: bool
 
     @property
     def words(self) -> int:
         """32-bit words of a beat."""
-        return max(1, -(-self.bits // 32))
+        return sum(words_of(bits) for _, bits in self.fields)
+
+    def word(self, signal: str) -> int:
+        """Give the first word of a field."""
+        at = 0
+        for name, bits in self.fields:
+            if name == signal:
+                return at
+            at += words_of(bits)
+        raise KeyError(signal)
+
+
+def words_of(bits: int) -> int:
+    """32-bit words of a field."""
+    return max(1, -(-bits // 32))
+
+
+@dataclass(frozen=True)
+class Wires:
+    """How the driver holds a model's clock and reset."""
+
+    clock: str = "clk"
+    reset: str = "rst"
+    active_low: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +93,108 @@ class Result:
     starved: Mapping[str, int]
 
 
-class Simulation:
+class Running:
+    """A loaded model with its ports: what the driver in C++ can do, and no more."""
+
+    def __init__(
+        self,
+        text: str,
+        name: str,
+        ports: Sequence[Port],
+        settings: Sequence[str] = (),
+        wires: Wires = Wires(),
+        optimise: int = 1,
+    ) -> None:
+        self.ports, self.settings = list(ports), list(settings)
+        library = build(text, name, ports, settings, optimise, wires)
+        self._library = ctypes.CDLL(str(library))
+        self._library.lichen_create.restype = ctypes.c_void_p
+        self._library.lichen_done.restype = ctypes.c_longlong
+        self._model = ctypes.c_void_p(self._library.lichen_create())
+        self._kept: list[NDArray[Any]] = []  # regions, as long as the model may reach them
+        self._buffers: dict[int, NDArray[Any]] = {}
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self._library.lichen_destroy(self._model)
+            self._model = None
+
+    def index(self, name: str) -> int:
+        """Find a port."""
+        return [port.name for port in self.ports].index(name)
+
+    def reset(self) -> None:
+        """Hold the reset for three cycles, with no beat on any stream."""
+        self._library.lichen_reset(self._model)
+
+    def set(self, **settings: int) -> None:
+        """Set inputs that are not streams."""
+        for name, value in settings.items():
+            index = self.settings.index(name)
+            self._library.lichen_set(self._model, index, ctypes.c_ulonglong(value))
+
+    def loop(self, output: str, source: str) -> None:
+        """Join an output to an input by a queue of unlimited depth."""
+        self._library.lichen_loop(self._model, self.index(output), self.index(source))
+
+    def memory(self, channels: Sequence[str], latency: int) -> None:
+        """Put a memory behind the ports aw, w, b, ar, r."""
+        numbers = [self.index(name) for name in channels]
+        self._library.lichen_memory(self._model, *numbers, ctypes.c_longlong(latency))
+
+    def region(self, base: int, data: NDArray[np.uint8]) -> None:
+        """Let memories reach an array from an address on."""
+        self._kept.append(data)
+        self._library.lichen_region(
+            self._model, ctypes.c_ulonglong(base), ctypes.c_void_p(data.ctypes.data),
+            ctypes.c_ulonglong(data.nbytes),
+        )  # fmt: skip
+
+    def chance(self, name: str, chance: float) -> None:
+        """Let a port offer or take a beat in a cycle by chance."""
+        share = ctypes.c_uint32(round(ALWAYS * chance))
+        self._library.lichen_chance(self._model, self.index(name), share)
+
+    def begin(self, seed: int = 1) -> None:
+        """Begin statistics anew, and random choices from a seed."""
+        self._library.lichen_begin(self._model, ctypes.c_ulonglong(seed))
+
+    def feed(self, number: int, data: NDArray[np.uint32], last: int = -1) -> None:
+        """Let a port give or take the beats of `data` (beats, words).
+
+        last: the word of a beat that ends the transfer where it is not 0.
+        """
+        self._buffers[number] = data
+        self._library.lichen_feed(
+            self._model, number, ctypes.c_void_p(data.ctypes.data), ctypes.c_longlong(len(data)),
+            last,
+        )  # fmt: skip
+
+    def done(self, number: int) -> tuple[int, bool]:
+        """Give how many beats of a port's transfer have moved, and whether it is complete."""
+        complete = ctypes.c_int()
+        beats = self._library.lichen_done(self._model, number, ctypes.byref(complete))
+        return int(beats), bool(complete.value)
+
+    def advance(self, watched: Sequence[int], limit: int, patience: int) -> tuple[int, int]:
+        """Run until watched transfers are complete (0), `limit` cycles (1), or `patience` cycles
+        have brought no beat (2). Gives that and the cycles."""
+        numbers = (ctypes.c_int * len(watched))(*watched)
+        cycles = ctypes.c_longlong()
+        end = self._library.lichen_advance(
+            self._model, numbers, len(watched), ctypes.c_longlong(limit),
+            ctypes.c_longlong(patience), ctypes.byref(cycles),
+        )  # fmt: skip
+        return int(end), int(cycles.value)
+
+    def stats(self) -> NDArray[np.int64]:
+        """Per port since `begin`: beats, first cycle, last cycle, waits, starved cycles."""
+        stats = np.zeros((len(self.ports), 5), np.int64)
+        self._library.lichen_stats(self._model, ctypes.c_void_p(stats.ctypes.data))
+        return stats
+
+
+class Simulation(Running):
     """A running model of a component.
 
     component: its ports are streams (payloads are plain bits) and settings (plain inputs).
@@ -80,33 +210,13 @@ class Simulation:
         loops: Sequence[tuple[str, str]] = (),
         optimise: int = 1,
     ) -> None:
-        self.ports, self.settings = ports_of(component)
-        self.loops = [(self._index(a), self._index(b)) for a, b in loops]
+        ports, settings = ports_of(component)
         text = verilog.convert(component, name=name, emit_src=False)
-        library = build(text, name, self.ports, self.settings, optimise)
-        self._library = ctypes.CDLL(str(library))
-        self._library.lichen_create.restype = ctypes.c_void_p
-        self._library.lichen_run.restype = ctypes.c_longlong
-        self._model = ctypes.c_void_p(self._library.lichen_create())
+        super().__init__(text, name, ports, settings, optimise=optimise)
+        self.looped = {name for pair in loops for name in pair}
+        for output, source in loops:
+            self.loop(output, source)
         self.reset()
-
-    def __del__(self) -> None:
-        if getattr(self, "_model", None):
-            self._library.lichen_destroy(self._model)
-            self._model = None
-
-    def _index(self, name: str) -> int:
-        return [port.name for port in self.ports].index(name)
-
-    def reset(self) -> None:
-        """Hold the reset for three cycles, with no beat on any stream."""
-        self._library.lichen_reset(self._model)
-
-    def set(self, **settings: int) -> None:
-        """Set inputs that are not streams."""
-        for name, value in settings.items():
-            index = self.settings.index(name)
-            self._library.lichen_set(self._model, index, ctypes.c_ulonglong(value))
 
     def run(
         self,
@@ -123,32 +233,24 @@ class Simulation:
         of a stream to offer or take a beat in a cycle, 1 where not given. patience: cycles without
         any beat after which the run fails. Raises DeviceError saying where it hangs.
         """
-        count = len(self.ports)
+        self.begin(seed)
         buffers: list[NDArray[np.uint32]] = []
-        for port in self.ports:
+        for number, port in enumerate(self.ports):
             if port.reads:
                 given = np.asarray(inputs.get(port.name, np.zeros((0, port.words))))
                 data = np.ascontiguousarray(given, np.uint32).reshape(-1, port.words)
             else:
                 data = np.zeros((outputs.get(port.name, 0), port.words), np.uint32)
             buffers.append(data)
-        pointers = (ctypes.c_void_p * count)(*(data.ctypes.data for data in buffers))
-        wanted = (ctypes.c_longlong * count)(*(len(data) for data in buffers))
-        chance = (ctypes.c_uint32 * count)(
-            *(round(ALWAYS * (chances or {}).get(port.name, 1.0)) for port in self.ports)
-        )
-        loops = np.array(self.loops, np.int32).reshape(-1)
-        stats = np.zeros((count, 5), np.int64)
-        cycles = self._library.lichen_run(
-            self._model, pointers, wanted, chance,
-            ctypes.c_void_p(loops.ctypes.data), len(self.loops),
-            ctypes.c_ulonglong(seed), ctypes.c_longlong(patience),
-            ctypes.c_void_p(stats.ctypes.data),
-        )  # fmt: skip
+            self.chance(port.name, (chances or {}).get(port.name, 1.0))
+            self.feed(number, data)
+        watched = [n for n, port in enumerate(self.ports) if port.name not in self.looped]
+        end, cycles = self.advance(watched, 1 << 62, patience)
+        stats = self.stats()
         names = [port.name for port in self.ports]
-        if cycles < 0:
+        if end:
             state = ", ".join(
-                f"{n} {int(s[0])} of {w}" for n, s, w in zip(names, stats, wanted) if w
+                f"{n} {int(s[0])} of {len(b)}" for n, s, b in zip(names, stats, buffers) if len(b)
             )
             raise DeviceError(f"simulation: no beat for {patience} cycles; beats so far: {state}")
         columns = [dict(zip(names, map(int, stats[:, k]))) for k in range(1, 5)]
@@ -157,7 +259,7 @@ class Simulation:
             for port, data in zip(self.ports, buffers)
             if not port.reads
         }
-        return Result(found, int(cycles), *columns)
+        return Result(found, cycles, *columns)
 
 
 def ports_of(component: wiring.Component) -> tuple[list[Port], list[str]]:
@@ -166,17 +268,25 @@ def ports_of(component: wiring.Component) -> tuple[list[Port], list[str]]:
     for name, member in component.signature.members.items():
         if member.is_signature and isinstance(member.signature, stream.Signature):
             bits = Shape.cast(member.signature.members["payload"].shape).width
-            ports.append(Port(name, bits, member.flow == wiring.In))
+            signal = f"{name}{JOIN}"
+            payload = ((f"{signal}payload", bits),)
+            reads = member.flow == wiring.In
+            ports.append(Port(name, payload, f"{signal}valid", f"{signal}ready", reads))
         elif member.is_port and member.flow == wiring.In:
             settings.append(name)
     return ports, settings
 
 
 def build(
-    text: str, name: str, ports: Sequence[Port], settings: Sequence[str], optimise: int
+    text: str,
+    name: str,
+    ports: Sequence[Port],
+    settings: Sequence[str],
+    optimise: int,
+    wires: Wires = Wires(),
 ) -> Path:
     """Give the shared library of a model, from the cache or built. Raises DeviceError."""
-    driver = _driver(name, ports, settings)
+    driver = _driver(name, ports, settings, wires)
     leaves = [path.read_text(encoding="utf-8") for path in SOURCES]
     digest = hashlib.sha256("\0".join([text, driver, str(optimise), *leaves]).encode()).hexdigest()
     folder = cache_folder()
@@ -269,34 +379,31 @@ def _call(command: list[str], root: str | None = None) -> None:
         print(done.stderr, file=sys.stderr)
 
 
-def _driver(name: str, ports: Sequence[Port], settings: Sequence[str]) -> str:
+def _driver(name: str, ports: Sequence[Port], settings: Sequence[str], wires: Wires) -> str:
     """Write the lines that depend on the ports, and add the driver proper."""
 
     def move(port: Port, to_model: bool) -> str:
-        signal = f"top->{port.name}{JOIN}payload"
-        if port.bits <= 64:
-            if to_model:
-                high = " | (uint64_t)w[1] << 32" if port.words == 2 else ""
-                return f"{signal} = (uint64_t)w[0]{high};"
-            high = f" w[1] = (uint64_t){signal} >> 32;" if port.words == 2 else ""
-            return f"w[0] = (uint32_t){signal};{high}"
-        lines = []
-        for k in range(port.words):
-            pair = (f"{signal}[{k}]", f"w[{k}]")
-            lines.append(f"{pair[0]} = {pair[1]};" if to_model else f"{pair[1]} = {pair[0]};")
+        lines, at = [], 0
+        for field, bits in port.fields:
+            signal, words = f"top->{field}", words_of(bits)
+            if bits > 64:
+                pairs = [(f"{signal}[{k}]", f"w[{at + k}]") for k in range(words)]
+                lines += [f"{a} = {b};" if to_model else f"{b} = {a};" for a, b in pairs]
+            elif to_model:
+                high = f" | (uint64_t)w[{at + 1}] << 32" if words == 2 else ""
+                lines.append(f"{signal} = (uint64_t)w[{at}]{high};")
+            else:
+                lines.append(f"w[{at}] = (uint32_t){signal};")
+                if words == 2:
+                    lines.append(f"w[{at + 1}] = (uint64_t){signal} >> 32;")
+            at += words
         return " ".join(lines)
 
     cases = []
     for i, port in enumerate(ports):
-        if port.reads:
-            give, take = move(port, True), ""
-            valid = f"top->{port.name}{JOIN}valid = b;"
-            other = f"return top->{port.name}{JOIN}ready;"
-        else:
-            give, take = "", move(port, False)
-            valid = f"top->{port.name}{JOIN}ready = b;"
-            other = f"return top->{port.name}{JOIN}valid;"
-        cases.append((i, give, take, valid, other))
+        ends = (port.valid, port.ready) if port.reads else (port.ready, port.valid)
+        give, take = (move(port, True), "") if port.reads else ("", move(port, False))
+        cases.append((i, give, take, f"top->{ends[0]} = b;", f"return top->{ends[1]};"))
     joined = {
         k: " ".join(f"case {case[0]}: {case[j]} break;" for case in cases)
         for j, k in ((1, "GIVE"), (2, "TAKE"), (3, "MINE"), (4, "THEIRS"))
@@ -309,5 +416,7 @@ def _driver(name: str, ports: Sequence[Port], settings: Sequence[str]) -> str:
         f"static const bool READS[] = {{{', '.join(str(int(p.reads)) for p in ports)}}};",
         *(f"#define {key} {text}" for key, text in joined.items()),
         f"#define SETTINGS {sets}",
+        f"#define CLOCK {wires.clock}",
+        f"#define HOLD_RESET(top, b) (top)->{wires.reset} = {'!' * wires.active_low}(b)",
     ]
     return "\n".join(lines) + "\n" + DRIVER.read_text(encoding="utf-8")
