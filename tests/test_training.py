@@ -481,6 +481,27 @@ def test_a_resumed_run_gives_the_same_curve(whole, data, tmp_path, stop):
             assert torch.equal(value, states[0][part][name]), name
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_soap_resumes_to_the_same_curve(data, tmp_path, bfloat16):
+    wanted = dataclasses.replace(
+        STUDENT, optimizer="soap", steps=6, quantized_steps=0, bfloat16=bfloat16
+    )
+    whole = begin(wanted, data, tmp_path / "whole")
+    whole.optimizer.param_groups[0]["every"] = 2
+    train(whole, data, tmp_path / "whole")
+    first = begin(wanted, data, tmp_path / "parts")
+    first.optimizer.param_groups[0]["every"] = 2
+    train(first, data, tmp_path / "parts", time_limit_s=0)
+    for _ in range(3):
+        first.train_step(data)
+    first.save(tmp_path / "parts")
+    resumed = begin(wanted, data, tmp_path / "parts")
+    assert resumed.step == 3
+    train(resumed, data, tmp_path / "parts")
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name]), name
+
+
 def test_a_log_line_may_span_a_checkpoint(data, tmp_path):
     wanted = dataclasses.replace(TINY, log_every=3, steps=6, quantized_steps=0)
     train(begin(wanted, data, tmp_path / "a"), data, tmp_path / "a")

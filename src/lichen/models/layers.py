@@ -11,6 +11,7 @@ a power of two, exact in float32 while accumulators stay below 2**24.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -67,6 +68,42 @@ def on_grid(
     weight = torch.fake_quantize_per_channel_affine(weight, scale, zero, output_axis, -limit, limit)
     grid = torch.exp2((exponents + input_exponent).float())
     return weight, round_ste(bias * grid) / grid
+
+
+@functools.cache
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether this processor multiplies in bfloat16 faster than in float32."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported()
+
+
+class Pointwise(torch.autograd.Function):
+    """1x1 convolution of (B, C, H, W) in float32, its gradients by bfloat16 products on CPUs.
+
+    The values need float32, the steps of an optimiser do not; oneDNN's bfloat16 is several times
+    as fast where a CPU has instructions for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        g = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        g16 = g.to(torch.bfloat16)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            flat = (g16 @ weight.flatten(1).to(torch.bfloat16)).float()
+            grad_x = flat.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            rows = x.permute(0, 2, 3, 1).flatten(0, 2).to(torch.bfloat16)
+            grad_weight = (g16.T @ rows).float().view_as(weight)
+        return grad_x, grad_weight, g.sum(0)
 
 
 class Quantizable(nn.Module):
@@ -194,6 +231,7 @@ class Conv2d(Weighted):
         self.padding = (before, before, total - before, total - before)  # top left bottom right
         if padding is not None:
             self.padding = (padding,) * 4
+        self.pointwise = kernel == stride == groups == 1 and not any(self.padding)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
@@ -209,6 +247,9 @@ class Conv2d(Weighted):
             assert input_exponent is not None
             weight, bias = self.rounded(input_exponent)
         top, left, bottom, right = self.padding
+        trains = torch.is_grad_enabled() and x.device.type == "cpu"
+        if self.pointwise and trains and not torch.is_autocast_enabled("cpu"):
+            return self.finish(Pointwise.apply(x, weight, bias))
         if top == bottom and left == right:
             return self.finish(F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups))
         x = F.pad(x, (left, right, top, bottom))

@@ -53,7 +53,10 @@ class Recipe:
     )
     batch: int = _field(8, "crops per step, over all processes together", low=1)
     crop: int = _field(256, "side of the crops in pixels, a multiple of 64", low=64, multiple=64)
-    learning_rate: float = _field(6e-4, "of AdamW, at its highest", above=0)
+    optimizer: str = _field(
+        "adamw", "soap: Adam in Shampoo's eigenbasis", choices=("adamw", "soap")
+    )
+    learning_rate: float = _field(6e-4, "of the optimizer, at its highest", above=0)
     auxiliary_learning_rate: float = _field(1e-2, "of the priors' quantiles", above=0)
     warmup_steps: int = _field(500, "the learning rate rises from 0 over so many steps", low=0)
     schedule: str = _field("cosine", "of the learning rate", choices=("cosine", "plateau"))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lichen.errors import LichenError, ModelError
 from lichen.models import catalogue
-from lichen.models.layers import QuantizableModel
+from lichen.models.layers import QuantizableModel, Weighted, fast_bfloat16
 from lichen.models.priors import EntropyBottleneck
 from lichen.models.student import Coded, Student, quality_to_lambda
 from lichen.training import quantize, run
@@ -32,6 +32,7 @@ from lichen.training.loss import balance, rate_distortion
 from lichen.training.processes import Processes, Signals
 from lichen.training.recipe import Recipe
 from lichen.training.seeds import SampleNoise, derived, positions
+from lichen.training.soap import SOAP
 
 FLOOR = 0.02  # of the learning rate, where a cosine ends
 LINEAR_FACTOR = 0.15  # the student's warm-started linear paths are nearly right: smaller steps
@@ -103,19 +104,36 @@ class Trainer:
         self.compiled = True
 
     def new_optimizer(self) -> None:
-        slow, fast = [], []
-        for name, parameter in self.model.named_parameters():
-            if not name.endswith("quantiles"):
-                linear = isinstance(self.model, Student) and "linear" in name
-                (slow if linear else fast).append(parameter)
-        groups = [{"params": fast, "factor": 1.0}, {"params": slow, "factor": LINEAR_FACTOR}]
-        groups += [{"params": list(extra.parameters()), "factor": 1.0} for extra in self.extras]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.recipe.learning_rate,
-            betas=(0.9, 0.999),
-            weight_decay=0.0,
-        )
+        """Begin anew: linear paths take smaller steps, only weights of layers are matrices."""
+        weights = {
+            f"{name}.weight" for name, m in self.model.named_modules() if isinstance(m, Weighted)
+        }
+        named = [(n, p) for n, p in self.model.named_parameters() if not n.endswith("quantiles")]
+        student = isinstance(self.model, Student)
+        groups: list[dict[str, Any]] = []
+        for linear in (False, True):
+            for matrix in (True, False):
+                chosen = [
+                    p
+                    for n, p in named
+                    if (student and "linear" in n) == linear and (n in weights) == matrix
+                ]
+                factor = LINEAR_FACTOR if linear else 1.0
+                groups.append({"params": chosen, "factor": factor, "rotate": matrix})
+        groups += [
+            {"params": list(extra.parameters()), "factor": 1.0, "rotate": False}
+            for extra in self.extras
+        ]
+        groups = [group for group in groups if group["params"]]
+        rate = self.recipe.learning_rate
+        self.optimizer: torch.optim.Optimizer
+        if self.recipe.optimizer == "soap":
+            low = self.recipe.bfloat16 and fast_bfloat16(self.device)
+            self.optimizer = SOAP(groups, lr=rate, dtype=torch.bfloat16 if low else torch.float32)
+        else:
+            self.optimizer = torch.optim.AdamW(
+                groups, lr=rate, betas=(0.9, 0.999), weight_decay=0.0
+            )
 
     def reset_average(self) -> None:
         """Begin averaging anew, after the model's weights were set from elsewhere."""
