@@ -34,6 +34,9 @@ BROKEN: dict[str, tuple[str, Model]] = {
         "h_s", renamed)),
     "index of 16 bits": ("'index' must be u8", with_program(
         "h_s", lambda p: replace(p, ops=(*p.ops[:-1], ops.Clamp("index", "mean", 0, 3))))),
+    "index beyond the tables": ("'index' must be below the number of tables", with_program(
+        "h_s", lambda p: replace(p, ops=(*p.ops[:-1], replace(
+            p.ops[-1], thresholds=np.arange(200, dtype=np.int32)))))),
     "z of 16 bits": ("'z' must be s8", with_program(
         "h_a", lambda p: replace(p, ops=(p.ops[0], replace(p.ops[1], dtype="s16"))))),
     "unknown input": ("quantize must make", with_program(

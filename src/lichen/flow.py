@@ -29,11 +29,13 @@ TAKEN = {"z": "s8", "index": "u8", "symbols": "s16", "x": "s8"}
 
 
 def check(
-    order: str, programs: Mapping[str, Program], reduction: int, latents: int, hyper_latents: int
-) -> None:
+    order: str, programs: Mapping[str, Program], reduction: int, latents: int, hyper_latents: int,
+    tables: int,
+) -> None:  # fmt: skip
     """Raise ContractError unless the Programs fit together.
 
-    latents, hyper_latents: the channels that the model's gains and z_tables have.
+    latents, hyper_latents: the channels that the model's gains and z_tables have. tables: how many
+    entropy tables there are.
     """
     if order != "factorised" and reduction not in Z_REDUCTIONS:
         raise ContractError(f"with z the reduction must be one of {Z_REDUCTIONS}, not {reduction}")
@@ -43,7 +45,7 @@ def check(
         picture = known["x"]
         for name in _steps(order, programs):
             _names(order, programs[name], name)
-            _run(programs[name], known, latents)
+            _run(programs[name], known, latents, tables)
             if name == "h_a":
                 _expect("z", known, (hyper_latents, rows, columns))
             if not name.startswith("quantize"):
@@ -82,7 +84,7 @@ def _names(order: str, program: Program, name: str) -> None:
         )
 
 
-def _run(program: Program, known: dict[str, tuple[Shape, str]], latents: int) -> None:
+def _run(program: Program, known: dict[str, tuple[Shape, str]], latents: int, tables: int) -> None:
     """Follow the shapes through a Program; its outputs join what is known."""
     for x in program.inputs:
         if x.name not in known:
@@ -101,6 +103,11 @@ def _run(program: Program, known: dict[str, tuple[Shape, str]], latents: int) ->
         dtype = types[output.name].dtype
         if TAKEN.get(output.name, dtype) != dtype:
             raise ContractError(f"{program.name}: {output.name!r} must be {TAKEN[output.name]}")
+        if output.name == "index" and types["index"].high >= tables:
+            raise ContractError(
+                f"{program.name}: 'index' must be below the number of tables, {tables}, but may be "
+                f"{types['index'].high}"
+            )
         known[output.name] = shapes[output.name], dtype
 
 

@@ -202,8 +202,8 @@ def _check(model: Model) -> None:
     if model.network is not None:
         return
     try:
-        latents, hyper_latents = model.gain.shape[1], model.z_tables.size
-        flow.check(model.order, model.programs, model.reduction, latents, hyper_latents)
+        sizes = model.gain.shape[1], model.z_tables.size, len(model.tables)
+        flow.check(model.order, model.programs, model.reduction, *sizes)
     except ContractError as error:
         raise ModelError(f"model {model.name}: {error}") from error
 

@@ -108,6 +108,8 @@ BROKEN: list[tuple[str, Program, str]] = [
     ("conv bound of the rounding",
      program(replace(CONV, bias=np.full(6, 2**30, np.int32), shift=np.full(6, 31, np.uint8))),
      r"below 2\*\*31"),
+    ("too many operations", replace(program(CLAMP), ops=tuple(
+        ops.Clamp(f"y{k}", "x", 0, 1) for k in range(1025))), r"operations must be in 0\.\.1024"),
     ("up inputs", program(replace(UP, weight=_i8(3, 4, 5, 5))), "shape of weight"),
     ("up kernel", program(replace(UP, weight=_i8(4, 3, 5, 4))), "square"),
     ("up small kernel",

@@ -19,6 +19,7 @@ from lichen.program.rewrite import subpixel
 INT32_BOUND = 2**31  # an accumulator below it is exact in int32, in any order of summation
 FLOAT32_BOUND = 2**24  # below it in float32 too, which holds every integer up to 2**24
 SIZE_MAX = 2**20  # height or width
+OPS_MAX = 1024  # of a Program; a published network has fewer than 100
 VECTOR_MAX = 32767
 RANGES = {  # of a field by its name, or by class and name
     "channels": (1, 65536), "exponent": (-64, 64), "stride": (1, 255), "factor": (1, 255),
@@ -61,6 +62,7 @@ def tensors(program: Program) -> dict[str, Tensor]:
     """Check a Program and return what is known of each of its tensors."""
     names: set[str] = set()
     _fields(program, set())
+    _range(program, "the number of operations", len(program.ops), 0, OPS_MAX)
     for node in (*program.vectors, *program.inputs):
         _fields(node, names)
     vectors = {vector.name: vector.channels for vector in program.vectors}
