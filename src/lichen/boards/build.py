@@ -7,16 +7,19 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lichen import model as models
-from lichen.boards import cores, folder, record, tcl, vivado
+from lichen.boards import folder, record, tcl, vivado
 from lichen.boards.address_map import CORES, CoreName
 from lichen.boards.board import Board, board
-from lichen.boards.cores import BoardCore
 from lichen.errors import ContractError, DeviceError
 from lichen.files import UsageError
 from lichen.model import Model
 from lichen.rtl import fold
+
+if TYPE_CHECKING:
+    from lichen.boards.cores import BoardCore
 
 # Pictures per second that the cores are folded for where nobody says: (width, height, rate).
 ALONE = {"kv260": (1920, 1080, 30.0), "zcu102": (1920, 1080, 60.0)}
@@ -39,6 +42,8 @@ def build(arguments: argparse.Namespace, model: Model | None) -> int:
     folder.check_output(path)
     model = model or models.default()
     target = target_of(place.name, arguments.core, arguments.size, arguments.fps)
+    from lichen.boards import cores  # Amaranth: not for `package`
+
     names = CORES if arguments.core == "both" else (arguments.core,)
     try:
         made = {name: cores.make(model, name, place, target) for name in names}

@@ -145,10 +145,11 @@ def compile_overlay(source: Path, target: Path) -> None:
 
 
 def convert_bitfile(folder: Path, stem: str) -> Path:
-    """Run bootgen on STEM.bit of a folder that has STEM.bif, too. Raises DeviceError."""
+    """Run bootgen in a folder that has STEM.bit and STEM.bif. Raises DeviceError."""
+    made = folder / f"{stem}.bit.bin"
+    made.unlink(missing_ok=True)  # where bootgen fails it leaves an older one
     command = ["bootgen", "-w", "-arch", "zynqmp", "-process_bitstream", "bin", "-image"]
     _run([*command, f"{stem}.bif"], folder)
-    made = folder / f"{stem}.bit.bin"
     if not made.is_file():
         raise DeviceError(f"bootgen ended well and left no {made}; is {stem}.bit a bitfile?")
     return made

@@ -15,16 +15,20 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from lichen._version import VERSION
 from lichen.boards import firmware, overlay_package, record, shell, tcl
 from lichen.boards.address_map import CoreName, stem
 from lichen.boards.board import Board
-from lichen.boards.cores import BoardCore
 from lichen.boards.record import CoreRecord, Record
 from lichen.errors import DeviceError
 from lichen.files import UsageError
 from lichen.model import Model
+
+if TYPE_CHECKING:  # packages are made without the hardware's text
+    from lichen.boards.cores import BoardCore
 
 
 def check_output(path: Path) -> None:
@@ -91,14 +95,16 @@ def finish(path: Path) -> Sequence[Path]:
             raise DeviceError(
                 f"{file} is not there: run Vivado first, {vivado_command()} in {path / 'vivado'}"
             )
-    package = path / "pynq" / overlay_package.package(made)
-    copies = [Path(shutil.copy(file, package)) for file in (bit, handoff, path / record.NAME)]
-    home = path / "firmware"
-    copies.append(Path(shutil.copy(bit, home)))
-    copies.append(firmware.convert_bitfile(home, made.stem))
-    overlay = home / f"{made.stem}.dtbo"
-    firmware.compile_overlay(home / f"{made.stem}.dtsi", overlay)
-    return [*copies, overlay]
+    home, package = path / "firmware", path / "pynq" / overlay_package.package(made)
+    overlay = f"{made.stem}.dtbo"
+    with TemporaryDirectory(dir=path) as name:  # so that nothing is there where a tool fails
+        work = Path(name)
+        shutil.copy(bit, work)
+        shutil.copy(home / f"{made.stem}.bif", work)
+        converted = firmware.convert_bitfile(work, made.stem)
+        firmware.compile_overlay(home / f"{made.stem}.dtsi", work / overlay)
+        files = [Path(shutil.copy(file, home)) for file in (converted, work / overlay)]
+    return files + [Path(shutil.copy(file, package)) for file in (bit, handoff, path / record.NAME)]
 
 
 def vivado_command() -> str:
