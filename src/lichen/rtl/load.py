@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-from numpy.typing import NDArray
 
 from lichen.rtl.lanes import beat
 from lichen.rtl.leaf import LOAD_BITS, LoadBus
-
-COUNT_BITS = 24
-NOBODY = 255  # the number of no memory
-SETTLING = 6  # words, more than the cycles from the stream to a memory
+from lichen.rtl.words import COUNT_BITS
+from lichen.rtl.words import blocks as blocks
 
 
 class Load(wiring.Component):
@@ -50,16 +44,3 @@ class Load(wiring.Component):
                     self.bus.data.eq(self.input.payload),
                 ]
         return m
-
-
-def blocks(memories: Iterable[tuple[int, bytes]]) -> NDArray[np.uint32]:
-    """Give the words of the stream that fills memories, from (number, content) pairs.
-
-    The last block goes to no memory: when its words are taken, all others are written.
-    """
-    parts = []
-    for number, content in memories:
-        words = np.frombuffer(content, "<u4")
-        parts += [np.array([number << COUNT_BITS | len(words)], np.uint32), words]
-    parts.append(np.array([NOBODY << COUNT_BITS | SETTLING] + [0] * SETTLING, np.uint32))
-    return np.concatenate(parts)
