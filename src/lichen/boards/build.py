@@ -42,8 +42,11 @@ def build(arguments: argparse.Namespace, model: Model | None) -> int:
     folder.check_output(path)
     model = model or models.default()
     target = target_of(place.name, arguments.core, arguments.size, arguments.fps)
+    from amaranth.hdl import UnusedElaboratable
+
     from lichen.boards import cores  # Amaranth: not for `package`
 
+    warnings.simplefilter("ignore", UnusedElaboratable)  # what an error leaves unused
     names = CORES if arguments.core == "both" else (arguments.core,)
     try:
         made = {name: cores.make(model, name, place, target) for name in names}
