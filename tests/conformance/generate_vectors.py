@@ -1,7 +1,7 @@
 """Make the conformance vectors: python tests/conformance/generate_vectors.py [--check]
 
-Writes tests/conformance/vectors: the manifest, streams, Programs. What a case must give is computed
-by the reference executor. The models are tiny_models.py's, which are read, not made; the installed
+Writes tests/conformance/vectors (the manifest, streams, Programs) and the counts in
+docs/conformance.md. What a case must give is computed by the reference executor. The models are tiny_models.py's, which are read, not made; the installed
 ones are pinned as they are, so that new weights need a new set. With --check nothing is written,
 and the exit code says whether the set is what this script makes.
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +29,7 @@ from tiny_models import picture
 
 from lichen import model as models
 from lichen.api import Codec
-from lichen.conformance import FORMAT, Recorder, digest_of_array, digests_of_picture
+from lichen.conformance import FORMAT, KINDS, Recorder, digest_of_array, digests_of_picture
 from lichen.executors import Executor, ReferenceExecutor
 from lichen.model import Model
 from lichen.picture import from_image
@@ -36,6 +37,8 @@ from lichen.program import file as program_file
 from lichen.program import run
 
 VECTORS = Path(__file__).parent / "vectors"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "conformance.md"
+BEGIN, END = "<!-- counts: written by tests/conformance/generate_vectors.py -->\n", "<!-- end -->\n"
 SAMPLE = Path(__file__).parent.parent / "samples" / "kodim23.webp"
 Z_ENDS = np.array([127, -128, 0, 127, 127, -128, -128, 1])
 EDGES = (
@@ -74,8 +77,8 @@ class Set:
         """Find a model by the stem of its file."""
         return next((file, m) for file, m in self.models.items() if Path(file).stem == name)
 
-    def stream(self, name: str, model: str, data: bytes, **fields: Any) -> None:
-        """Add a valid stream."""
+    def stream(self, name: str, model: str, data: bytes, **fields: Any) -> dict[str, Any]:
+        """Add a valid stream; returns its case."""
         file, read = self.model(model)
         recorder = Recorder(self.executor)
         found = Codec(read, executor=recorder).decode(data)
@@ -83,6 +86,7 @@ class Set:
         case = {"kind": "stream", "name": name, "model": file, "file": f"streams/{name}.lic"}
         expected = {"picture": digests_of_picture(found), "points": recorder.points}
         self.cases.append({**case, **expected, **fields})
+        return self.cases[-1]
 
     def encoded(self, name: str, model: str, source: str, **options: Any) -> None:
         """Add a stream that encoding a picture gives."""
@@ -91,8 +95,11 @@ class Set:
         large = LARGE if file.startswith("installed/") else {}
         image = Image.open(BytesIO(self.files[source]))
         encoded = Codec(read, executor=recorder).encode(from_image(image), **options)
-        fields = {"source": source, "encode": options, "encode_points": recorder.points}
-        self.stream(name, model, encoded.data, **fields, **large)
+        case = self.stream(name, model, encoded.data)
+        points = {k: v for k, v in recorder.points.items() if k not in case["points"]}
+        both = recorder.points.keys() & case["points"].keys()
+        assert all(recorder.points[k] == case["points"][k] for k in both), name
+        case |= {"source": source, "encode": options, "encode_points": points, **large}
 
     def forged(
         self, name: str, model: str, width: int, height: int, z: Any, symbols: Any,
@@ -268,6 +275,22 @@ def build(executor: Executor) -> tuple[dict[str, bytes], bytes]:
     return kept, manifest.encode()
 
 
+def counts(manifest: bytes, size: int) -> str:
+    """Give the number of cases of each kind as Markdown, for docs/conformance.md."""
+    found = Counter(case["kind"] for case in json.loads(manifest)["cases"])
+    rows = "".join(f"| `{kind}` | {found[kind]} |\n" for kind in KINDS)
+    return (
+        f"| kind | cases |\n| --- | ---: |\n{rows}| all, {round(size / 1000)} kB | "
+        f"{sum(found.values())} |\n"
+    )
+
+
+def with_counts(page: str, text: str) -> str:
+    """Give the page with these counts between its marks."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + text + END + rest.split(END, 1)[1]
+
+
 def main(check: bool) -> int:
     files, manifest = build(ReferenceExecutor())
     files["manifest.json"] = manifest
@@ -281,6 +304,9 @@ def main(check: bool) -> int:
     for name in [] if check else surplus:
         there[name].unlink()
     size = sum(map(len, files.values()))
+    page = PAGE.read_text("utf-8")
+    if not check:
+        PAGE.write_text(with_counts(page, counts(manifest, size)), "utf-8")
     print(f"{len(json.loads(manifest)['cases'])} cases, {len(files)} files, {size} bytes; "
           f"{len(changed)} files new or changed, {len(surplus)} too many")  # fmt: skip
     return int(check and bool(changed or surplus))

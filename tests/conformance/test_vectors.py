@@ -6,12 +6,14 @@ import json
 import shutil
 import sys
 from collections import Counter
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import generate_vectors
 import pytest
 
 from lichen import conformance
+from lichen import model as models
 from lichen.cli import main
 from lichen.conformance import Vectors, executor_of, run, run_decoder
 from lichen.errors import DeviceError, ModelError
@@ -61,6 +63,19 @@ def test_the_set_is_small_and_covers_what_it_must(vectors: Vectors) -> None:
         if path.startswith("installed/"):
             stem = Path(path).stem
             assert all(f"{stem}-quality-{q}" in names for q in range(0, 101, 10))
+
+
+def test_docs_say_how_many_there_are(vectors: Vectors) -> None:
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    told = generate_vectors.counts((FOLDER / "manifest.json").read_bytes(), size)
+    page = generate_vectors.PAGE.read_text("utf-8")
+    assert generate_vectors.with_counts(page, told) == page, "run generate_vectors.py"
+    assert f"| {len(vectors.cases)} |" in told
+
+
+def test_every_installed_model_has_its_cases(vectors: Vectors) -> None:
+    for path in models.installed():
+        assert f"installed/{path.name}" in vectors.manifest["files"], "run generate_vectors.py"
 
 
 @pytest.mark.parametrize(("name", "threads"), executors())
@@ -138,3 +153,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert main(["conformance", "--executor", "abacus"]) == 2
     assert main(["conformance", "--cases", "no such case"]) == 2
     assert conformance.in_checkout() == FOLDER
+
+
+def test_the_table_of_results_is_the_kept_one() -> None:
+    path = FOLDER.parents[2] / "scripts" / "conformance-table"
+    script = SourceFileLoader("conformance_table", str(path)).load_module()
+    page = script.PAGE.read_text("utf-8")
+    assert script.with_table(page, script.table(script.read())) == page, f"run {path} --render"
+    assert not [row for row in script.read() if any(row["wrong"].values())]

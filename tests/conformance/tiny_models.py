@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lichen.models.layers import QuantizableModel
 
-LENGTH_KEPT = 39  # symbols of a table
+LENGTH_KEPT = 19  # symbols of a table
 FOLDER = Path(__file__).parent / "vectors" / "models"
 
 
@@ -45,13 +45,19 @@ def as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None] / 128 - 1
 
 
-def student() -> QuantizableModel:
-    """Make a student of the least width, its branches and priors stirred up."""
+def student(fine: bool) -> QuantizableModel:
+    """Make a student of the least width, its branches and priors stirred up.
+
+    fine: with blocks at 1/4 and none at 1/16, and a row of z for every 32 lines.
+    """
     import torch
 
     from lichen.models.student import Student
 
-    model = Student(8, (1, 1), (1, 1))
+    if fine:
+        model = Student(8, (1, 1, 0), (1, 1, 0), 4, 12, 8, hyper_width=12, hyper_reduction=32)
+    else:
+        model = Student(8, (1, 1), (1, 1), latents=8)
     with torch.no_grad():
         for layer in (model.analysis_branch[-1], model.mean, model.synthesis_branch[-2]):
             layer.weight.normal_(std=0.05)
@@ -119,7 +125,7 @@ def channel_wise() -> QuantizableModel:
     from lichen.models.gdn import GDN
     from lichen.models.minnen2020 import ChannelWise
 
-    model = ChannelWise(6, 12, 3, 1, (8, 6))
+    model = ChannelWise(4, 12, 3, 1, (4, 4))
     with torch.no_grad():
         model.g_a[6].weight.mul_(30)
         model.h_a[4].weight.mul_(8)
@@ -144,7 +150,8 @@ def channel_wise() -> QuantizableModel:
 
 
 MAKERS: dict[str, Callable[[], QuantizableModel]] = {
-    "student": student,
+    "student": lambda: student(fine=False),
+    "student-fine": lambda: student(fine=True),
     "relu": lambda: hyperprior(False, "relu"),
     "gdn-means": lambda: hyperprior(True, "gdn"),
     "factorised": factorised,
