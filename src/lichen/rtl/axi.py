@@ -11,7 +11,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lichen.rtl.lanes import beat
 from lichen.rtl.registers import ADDRESS_BITS, Register
 from lichen.rtl.stripe_buffer import sequence
 
@@ -99,72 +98,6 @@ class BytesToAxi(wiring.Component):
                 self.m_axis_tvalid.eq(full),
                 place.eq(Mux(full, 0, place + 1)),
             ]
-        return m
-
-
-class BeatsFromAxi(wiring.Component):
-    """Take beats of `bits` from an AXI4-Stream whose width is the next multiple of 8 bits.
-
-    For pixels: every beat is whole, and the core counts them, so that tlast is of no use to it.
-    Throughput: one beat per cycle. Latency: 0.
-    """
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        width = -(-bits // 8) * 8
-        super().__init__(
-            {
-                "s_axis_tdata": In(width),
-                "s_axis_tlast": In(1),
-                "s_axis_tvalid": In(1),
-                "s_axis_tready": Out(1),
-                "output": Out(beat(bits)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.d.comb += [
-            self.output.payload.eq(self.s_axis_tdata),
-            self.output.valid.eq(self.s_axis_tvalid),
-            self.s_axis_tready.eq(self.output.ready),
-        ]
-        return m
-
-
-class BeatsToAxi(wiring.Component):
-    """Give beats of `bits` as an AXI4-Stream, with tlast at the end of each picture.
-
-    beats: of a picture, steady while one goes through. Throughput: one beat per cycle. Latency: 0.
-    """
-
-    def __init__(self, bits: int, count_bits: int = 32) -> None:
-        self.bits = bits
-        width = -(-bits // 8) * 8
-        super().__init__(
-            {
-                "input": In(beat(bits)),
-                "beats": In(count_bits),
-                "m_axis_tdata": Out(width),
-                "m_axis_tkeep": Out(width // 8),
-                "m_axis_tlast": Out(1),
-                "m_axis_tvalid": Out(1),
-                "m_axis_tready": In(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        number = Signal(len(self.beats), init=1)
-        m.d.comb += [
-            self.m_axis_tdata.eq(self.input.payload),
-            self.m_axis_tkeep.eq(~0),
-            self.m_axis_tlast.eq(number == self.beats),
-            self.m_axis_tvalid.eq(self.input.valid),
-            self.input.ready.eq(self.m_axis_tready),
-        ]
-        with m.If(self.input.valid & self.m_axis_tready):
-            m.d.sync += number.eq(Mux(self.m_axis_tlast, 1, number + 1))
         return m
 
 

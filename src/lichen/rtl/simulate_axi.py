@@ -120,8 +120,9 @@ class AxiSimulation:
         self.model.feed(self._output, self._received)
 
     @property
-    def sent(self) -> bool:
-        return self.model.done(self._input)[1]
+    def beats(self) -> tuple[int, int]:
+        """Beats of both transfers that have moved: to the core and from it."""
+        return self.model.done(self._input)[0], self.model.done(self._output)[0]
 
     @property
     def received(self) -> NDArray[np.uint8] | None:

@@ -36,7 +36,7 @@ from lichen.rtl.dram_fifo import PREFIX, DramFifo, packing, ring_words
 from lichen.rtl.lanes import Skid, connect
 from lichen.rtl.layer import BITS
 from lichen.rtl.monitor import DecoderStatus, EncoderStatus, Monitor, place
-from lichen.rtl.ports import STREAM_BYTES, core_pins
+from lichen.rtl.ports import MEMORY_BITS, STREAM_BYTES, core_pins
 from lichen.rtl.skew import SPARE
 
 Board = Literal["kv260", "zcu102"]
@@ -66,13 +66,7 @@ class Top(wiring.Component):
                 f"{registers.DELAYS} in DRAM: fold for a larger board or a smaller picture"
             )
         self.layout = layout(core)
-        lanes = core.plan.lanes
-        self.delays = []
-        for buffer in pixels.network.external:
-            bits = BITS[buffer.tensor.dtype] * lanes
-            pack = packing(bits, buffer.tensor.channels // lanes)
-            beats = -(-(buffer.values + SPARE) // lanes)
-            self.delays.append(DramFifo(bits, pack, ring_words(beats, pack)))
+        self.delays = [DramFifo(*shape) for shape in delay_shapes(core)]
         ways = {"in": In, "out": Out}
         pins = core_pins(len(self.delays))
         super().__init__({pin.name: ways[pin.flow](pin.bits) for pin in pins})
@@ -262,6 +256,23 @@ class Top(wiring.Component):
             "busy": self.busy,
         }
         m.d.comb += place(registers.STATE, file.state, state)
+
+
+def delay_shapes(core: Encoder | Decoder) -> list[tuple[int, int, int]]:
+    """Give bits of a beat, beats of a word and words of each delay that is outside of a core."""
+    network = (core.analysis if isinstance(core, Encoder) else core.synthesis).network
+    lanes, shapes = core.plan.lanes, []
+    for buffer in network.external:
+        bits = BITS[buffer.tensor.dtype] * lanes
+        pack = packing(bits, buffer.tensor.channels // lanes)
+        beats = -(-(buffer.values + SPARE) // lanes)
+        shapes.append((bits, pack, ring_words(beats, pack)))
+    return shapes
+
+
+def delay_bytes(core: Encoder | Decoder) -> tuple[int, ...]:
+    """Give the bytes of DRAM that each delay's ring takes."""
+    return tuple(words * MEMORY_BITS // 8 for _, _, words in delay_shapes(core))
 
 
 def layout(core: Encoder | Decoder) -> int:
