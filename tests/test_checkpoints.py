@@ -107,4 +107,9 @@ def test_a_checkpoint_is_trained_on(folder, tmp_path, capfd):
 def test_something_else(tmp_path, capfd):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
     assert main(["lower", str(tmp_path / "other.pt"), str(tmp_path / "m.safetensors")]) != 0
-    assert "expected the weights of a factorised prior" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "unknown architecture: 1 tensors, 3 values, the first conv.weight" in err
+    assert "bmshj2018-hyperprior" in err and len(err.splitlines()) == 1
+    torch.save({"analysis_branch.1.exponent": torch.tensor(3)}, tmp_path / "own.pt")
+    assert main(["lower", str(tmp_path / "own.pt"), str(tmp_path / "m.safetensors")]) == 4
+    assert "config.json" in capfd.readouterr().err

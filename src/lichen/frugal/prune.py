@@ -67,7 +67,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if (self.share is None) == (self.within is None):
-            raise LichenError("give either a share of the MACs or a board with a video")
+            raise LichenError(
+                "give either a share of the MACs (--macs -50%) or a board with a video (--board, --video)"
+            )
         if self.share is not None and not 0 < self.share < 1:
             raise LichenError(f"MACs can fall by 0 to 100 %, not by {1 - self.share:.1%}")
         if (self.importance == "mask-decay") != (self.steps > 0):

@@ -59,6 +59,8 @@ def from_checkpoint(path: Path) -> tuple[QuantizableModel, bool]:
     of the models it is follows from the names. Raises ModelError.
     """
     state = names_of(read_state(path))
+    if not any(name.startswith(("g_a.", "g_s.", "patch_embed.")) for name in state):
+        raise ModelError(_unknown(path, state))
     has_prior = any(name.startswith("entropy_bottleneck.") for name in state)
     if not any(name.startswith("cc_mean_transforms.") for name in state):
         of_hyperprior = any(name.startswith("h_a.") for name in state)
@@ -66,6 +68,22 @@ def from_checkpoint(path: Path) -> tuple[QuantizableModel, bool]:
         return paper.from_checkpoint(state), has_prior
     of_attention = any(name.startswith("patch_embed.") or ".conv_a." in name for name in state)
     return (zou2022 if of_attention else minnen2020).from_checkpoint(state), has_prior
+
+
+def _unknown(path: Path, state: dict[str, Tensor]) -> str:
+    """Say that no model here has such weights, what they look like, and which would do."""
+    values = sum(value.numel() for value in state.values())
+    own = any(name.endswith(".exponent") for name in state)
+    return (
+        f"{path} is of an unknown architecture: {len(state)} tensors, {values} values, the first "
+        f"{', '.join(list(state)[:3])}; "
+        + (
+            "lichen's own weights need the config.json of their run beside them: give its folder"
+            if own
+            else "give weights of CompressAI's bmshj2018-factorized, bmshj2018-hyperprior or "
+            "mbt2018-mean, of minnen2020, STF or WACNN, or of X-LIC, or the folder of a lichen run"
+        )
+    )
 
 
 def load_checkpoint(model: QuantizableModel, state: dict[str, Tensor]) -> None:

@@ -30,7 +30,7 @@ from lichen import model as model_files
 from lichen.errors import LichenError, ModelError
 from lichen.lower import lower
 from lichen.model import Model
-from lichen.models import catalogue, checkpoint
+from lichen.models import catalogue
 from lichen.models.layers import QuantizableModel
 from lichen.models.minnen2020 import ChannelConditional
 from lichen.models.zou2022 import FloatCodec
@@ -210,15 +210,12 @@ def _recipe(path: Path, name: str) -> Subject:
 
 def _state(path: Path) -> Subject:
     """A state dict of others."""
-    state = checkpoint.read_state(path)
     try:
         module, _ = catalogue.from_checkpoint(path)
     except ModelError as error:
-        parameters = sum(value.numel() for value in state.values())
         raise LichenError(
-            f"{path} is of an unknown architecture: {len(state)} tensors, {parameters} values, "
-            f"the first {', '.join(list(state)[:3])}; weights alone do not say how layers are "
-            f"joined: give FILE.py:FUNCTION that makes the torch module ({error})"
+            f"{error}; weights alone do not say how layers are joined: give FILE.py:FUNCTION that "
+            "makes the torch module, and its layers are counted"
         ) from error
     title, paper = _about(catalogue.name_of(module), module.arguments)
     return Subject(path.stem, title, paper, "checkpoint", module, dict(module.arguments))
