@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -337,40 +339,62 @@ def run_decoder(vectors: Vectors, command: str, pattern: str = "") -> Iterator[R
     """
     if "{stream}" not in command or not ("{png}" in command or "{ppm}" in command):
         raise UsageError(f"a decoder's command needs {{stream}} and {{png}} or {{ppm}}: {command}")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the decoder's command is not one ({error}): {command}") from error
     for case in vectors.select(pattern):
         if case["kind"] in ("stream", "refuse"):
-            yield Result(case["name"], case["kind"], _on_command(vectors, case, command))
+            yield Result(case["name"], case["kind"], _on_command(vectors, case, words))
 
 
-def _on_command(vectors: Vectors, case: Case, command: str) -> str:
+def _on_command(vectors: Vectors, case: Case, words: list[str]) -> str:
     vectors.file(case["file"])  # is it the pinned one?
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / ("out.png" if "{png}" in command else "out.ppm")
+        output = Path(folder) / ("out.png" if any("{png}" in word for word in words) else "out.ppm")
         places = {
             "{model}": str(vectors.path(case["model"])),
             "{stream}": str(vectors.path(case["file"])),
             "{png}": str(output),
             "{ppm}": str(output),
         }
-        words = shlex.split(command)
         for place, value in places.items():
             words = [word.replace(place, value) for word in words]
         try:
-            done = subprocess.run(words, capture_output=True, timeout=DECODER_SECONDS)
+            code, said = _call(words, Path(folder) / "stderr")
         except subprocess.TimeoutExpired:
             return f"took more than {DECODER_SECONDS} s"
         except OSError as error:
             raise UsageError(f"cannot run {words[0]}: {error.strerror}") from error
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        if done.returncode < 0:
-            return f"died of signal {-done.returncode}: {said}"
+        if code < 0:
+            return f"died of signal {-code}: {said}"
         if case["kind"] == "refuse":
-            if done.returncode == 0:
+            if code == 0:
                 return "exit code 0, although the stream must be refused"
             return "wrote a picture, although it must refuse" if output.exists() else ""
-        if done.returncode != 0:
-            return f"exit code {done.returncode}: {said}"
+        if code != 0:
+            return f"exit code {code}: {said}"
         return _output_problem(case["picture"], output)
+
+
+def _call(words: list[str], said: Path) -> tuple[int, str]:
+    """Run a program and all that it starts; returns its exit code and the end of its stderr."""
+    with said.open("w+b") as stderr:
+        null = subprocess.DEVNULL
+        new = os.name == "posix"
+        child = subprocess.Popen(
+            words, stdin=null, stdout=null, stderr=stderr, start_new_session=new
+        )
+        try:
+            code = child.wait(DECODER_SECONDS)
+        except BaseException:  # too slow, or Ctrl-C
+            if new:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
+            child.wait()
+            raise
+        stderr.seek(max(0, stderr.tell() - 300))
+        return code, stderr.read(300).decode(errors="replace").strip()
 
 
 def _output_problem(expected: Mapping[str, Any], output: Path) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections import Counter
 from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import generate_vectors
@@ -18,6 +20,7 @@ from lichen.cli import main
 from lichen.conformance import Vectors, executor_of, run, run_decoder
 from lichen.errors import DeviceError, ModelError
 from lichen.executors import best
+from lichen.files import UsageError
 from lichen.native import lib
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -142,6 +145,24 @@ def test_bad_decoders_are_found(vectors: Vectors, command: str, valid: str, refu
             assert expected in result.problem and bool(expected) == bool(result.problem)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_slow_decoders_end_with_all_that_they_started(
+    vectors: Vectors, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(conformance, "DECODER_SECONDS", 0.5)
+    command = f"sh -c 'sleep 60 & echo $! >{tmp_path}/pid; wait' {{stream}} {{png}}"
+    (result,) = run_decoder(vectors, command, CASES["right"])
+    assert result.problem == "took more than 0.5 s"
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_command_that_is_none(vectors: Vectors) -> None:
+    for command in ("'open {stream} {png}", "/no/such/program {stream} {png}", "true {stream}"):
+        with pytest.raises(UsageError):
+            list(run_decoder(vectors, command, CASES["right"]))
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["conformance", "--executor", "reference", "--cases", "rans"]) == 0
     assert capsys.readouterr().out.startswith("reference: ")
@@ -157,7 +178,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 
 def test_the_table_of_results_is_the_kept_one() -> None:
     path = FOLDER.parents[2] / "scripts" / "conformance-table"
-    script = SourceFileLoader("conformance_table", str(path)).load_module()
+    spec = spec_from_loader("conformance_table", SourceFileLoader("conformance_table", str(path)))
+    assert spec is not None and spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
     page = script.PAGE.read_text("utf-8")
     assert script.with_table(page, script.table(script.read())) == page, f"run {path} --render"
     assert not [row for row in script.read() if any(row["wrong"].values())]
