@@ -98,15 +98,10 @@ class Codec:
         if not 1 <= stripe <= container.MAX_STRIPE:
             raise LichenError(f"stripe must be 1..{container.MAX_STRIPE} rows of z, not {stripe}")
         check_picture(picture)
-        model = self.model
-        executor = self._executor_of(model)
-        if model.network is not None:
+        if self.model.network is not None:
             warnings.warn(f"the stream is {LIKE_MACHINE}", FloatWarning, stacklevel=2)
-        analysis = codec.analyse(model, executor, picture.rgb)
+        code = self._coder(picture, stripe)
         alpha = b"" if picture.alpha is None else _alpha_to_bytes(picture.alpha)
-
-        def code(position: int) -> codec.Coded:
-            return codec.encode(model, executor, analysis, position, stripe, self.threads)
 
         def size(position: int) -> int:  # whatever the digest is, it takes as many bytes
             nothing = bytes(container.DIGEST_BYTES * digest)
@@ -131,13 +126,12 @@ class Codec:
         stream = container.read(bytes(data), max_pixels=max_pixels)
         header = stream.header
         model = self._model_of(header.weights)
-        executor = self._executor_of(model)
         if header.float_arithmetic != (model.network is not None):
             raise StreamError("the header and the model disagree about float arithmetic: damaged")
         if header.float_arithmetic:
             warnings.warn(f"the stream was {LIKE_MACHINE}", FloatWarning, stacklevel=2)
         try:
-            pixels = codec.decode(model, executor, header, stream.stripes, self.threads)
+            pixels = self._pixels(model, header, stream.stripes)
         except StreamError as error:
             if not header.float_arithmetic:
                 raise
@@ -156,6 +150,22 @@ class Codec:
         if stream.alpha:
             alpha = _alpha_from_bytes(stream.alpha, header.width, header.height)
         return Picture(pixels, alpha, stream.icc, stream.exif, stream.xmp)
+
+    def _coder(self, picture: Picture, stripe: int) -> Callable[[int], codec.Coded]:
+        """Give what encodes a picture at a quality position."""
+        model, executor = self.model, self._executor_of(self.model)
+        analysis = codec.analyse(model, executor, picture.rgb)
+
+        def code(position: int) -> codec.Coded:
+            return codec.encode(model, executor, analysis, position, stripe, self.threads)
+
+        return code
+
+    def _pixels(
+        self, model: Model, header: container.Header, stripes: tuple[tuple[bytes, bytes], ...]
+    ) -> NDArray[np.uint8]:
+        """Decode stripes to pixels (H, W, 3). Raises StreamError."""
+        return codec.decode(model, self._executor_of(model), header, stripes, self.threads)
 
     def _model_of(self, weights: bytes) -> Model:
         if self._model is not None:

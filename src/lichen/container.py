@@ -20,6 +20,7 @@ Lower-case types are skipped by readers that do not know them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lichen.crc32c import crc32c
@@ -106,15 +107,39 @@ def write(stream: Stream) -> bytes:
     parts = [start, _u32(crc32c(start))]
     payloads = {"I": stream.icc, "E": stream.exif, "X": stream.xmp, "A": stream.alpha}
     parts += [_chunk(kind, payload) for kind, payload in payloads.items() if payload]
-    parts += [_chunk("S", _varint(len(z)) + z + y) for z, y in stream.stripes]
+    parts.append(write_stripes(stream.stripes))
     parts += [_chunk("D", stream.digest)] if stream.digest else []
     parts.append(_chunk("Z", b""))
     return b"".join(parts)
 
 
+def write_stripes(stripes: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Give the `S` chunks of stripes: (z bytes, y bytes) of each."""
+    return b"".join(_chunk("S", _varint(len(z)) + z + y) for z, y in stripes)
+
+
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     """Read the header alone; the stream after it may be incomplete. Raises StreamError."""
     return _header(_Reader(data), max_pixels)
+
+
+def start_bytes(data: bytes) -> int:
+    """Count the bytes of a stream before its chunks. Raises StreamError."""
+    reader = _Reader(data)
+    _header(reader, MAX_SIDE**2)
+    return reader.position
+
+
+def read_stripes(chunks: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Parse `S` chunks and nothing else: (z bytes, y bytes) of each. Raises StreamError."""
+    reader = _Reader(chunks)
+    stripes = []
+    while reader.position < len(chunks):
+        kind, payload = reader.chunk()
+        if kind != "S":
+            raise StreamError(f"expected a chunk 'S', found {kind!r}")
+        stripes.append(_stripe(payload))
+    return tuple(stripes)
 
 
 def read(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Stream:
