@@ -120,6 +120,11 @@ class AxiSimulation:
         self.model.feed(self._output, self._received)
 
     @property
+    def sent(self) -> bool:
+        """Whether the transfer to the core is complete."""
+        return self.model.done(self._input)[1]
+
+    @property
     def beats(self) -> tuple[int, int]:
         """Beats of both transfers that have moved: to the core and from it."""
         return self.model.done(self._input)[0], self.model.done(self._output)[0]

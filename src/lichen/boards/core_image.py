@@ -1,0 +1,98 @@
+"""Core image: the weights of a model in the words that a core's load stream takes.
+
+The words depend on how the core is folded. `lichen build` writes them beside the bitfile, so that
+a board needs neither Amaranth nor a minute to find them; for other weights `of_core` makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lichen.errors import DeviceError
+from lichen.model import Model
+from lichen.rtl.words import blocks, multipliers
+
+if TYPE_CHECKING:  # Amaranth
+    from lichen.rtl.codec import Decoder, Encoder
+
+SUFFIX = ".load.npz"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CoreImage:
+    """What to load into a core.
+
+    core: "encoder" or "decoder". layout: of the core that it fits, as its register says. digest:
+    of the weights, 8 bytes. reduction: pictures are padded to a multiple of this. words: uint32
+    (n,), all memories. gains: (memory, vector's name) of those that depend on the quality. lanes:
+    values of a word there. delay_bytes: of DRAM, of each delay outside of the chip.
+    """
+
+    core: str
+    layout: int
+    model: str
+    digest: bytes
+    reduction: int
+    words: NDArray[np.uint32]
+    gains: tuple[tuple[int, str], ...]
+    lanes: int
+    delay_bytes: tuple[int, ...]
+
+    def gain_words(self, model: Model, position: int) -> NDArray[np.uint32]:
+        """Give the words that set the rate gains of a quality position, 0..800."""
+        vectors = model.gains(position)
+        return blocks((n, multipliers(vectors[name], self.lanes)) for n, name in self.gains)
+
+    def write(self, path: Path) -> None:
+        """Write it to a file that ends in SUFFIX."""
+        about = {"format": FORMAT, "core": self.core, "layout": self.layout, "model": self.model,
+                 "digest": self.digest.hex(), "reduction": self.reduction,
+                 "gains": self.gains, "lanes": self.lanes,
+                 "delay_bytes": self.delay_bytes}  # fmt: skip
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        with path.open("wb") as file:
+            np.savez_compressed(file, about=text, words=self.words)
+
+
+def read(path: Path) -> CoreImage:
+    """Read what `write` wrote. Raises DeviceError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            about: dict[str, Any] = json.loads(found["about"].tobytes())
+            words = found["words"]
+        if about.pop("format") != FORMAT or words.dtype != np.uint32 or words.ndim != 1:
+            raise ValueError(f"not of format {FORMAT}")
+        about["gains"] = tuple((int(n), str(name)) for n, name in about["gains"])
+        about["delay_bytes"] = tuple(map(int, about["delay_bytes"]))
+        about["digest"] = bytes.fromhex(about["digest"])
+        return CoreImage(words=words, **about)
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DeviceError(
+            f"{path} is damaged ({error}): copy it again, or run `lichen build`"
+        ) from error
+
+
+def of_core(core: Encoder | Decoder, model: Model, layout: int) -> CoreImage:
+    """Make the image of a model for a core of its shape."""
+    from lichen.program import ops
+    from lichen.rtl.codec import Encoder
+    from lichen.rtl.top import delay_bytes
+
+    encodes = isinstance(core, Encoder)
+    network = (core.analysis if isinstance(core, Encoder) else core.synthesis).network
+    gains = []
+    for stage in core.plan.graph.stages:
+        if isinstance(stage.op, ops.Scale) and isinstance(stage.op.multiplier, str):
+            gains.append((network.numbers[stage.name], stage.op.multiplier))
+    return CoreImage(
+        "encoder" if encodes else "decoder", layout, model.name, model.digest, model.reduction,
+        core.contents(model, 0), tuple(gains), core.plan.lanes, delay_bytes(core),
+    )  # fmt: skip
