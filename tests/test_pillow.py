@@ -150,3 +150,10 @@ def test_decompression_bombs(
 def test_verify(image: Image.Image) -> None:
     with Image.open(io.BytesIO(saved(image))) as opened:
         opened.verify()
+
+
+def test_a_picture_that_no_stream_can_hold(tmp_path: Path) -> None:
+    path = tmp_path / "wide.lic"
+    with pytest.raises(ValueError, match="65535"):
+        Image.new("L", (65536, 1)).save(path)
+    assert not path.exists()

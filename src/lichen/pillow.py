@@ -6,7 +6,8 @@
 
 Further options of `save`: digest=True, and exif, icc_profile and xmp (bytes; those in `image.info`
 where they are not given, none where they are empty). What is wrong with a stream is an OSError,
-a wrong option a ValueError, each with the error of lichen as its cause.
+a wrong option, or a picture that no stream can hold, a ValueError, each with the error of lichen
+as its cause.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     options = image.encoderinfo
-    picture = from_image(image)
+    try:
+        picture = from_image(image)
+    except LichenError as error:
+        raise ValueError(str(error)) from error
     exif = options.get("exif", picture.exif)
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes()
