@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from lichen.boards import firmware, ipxact, overlay_package, shell, tcl
 from lichen.boards.address_map import CORES, SEGMENT_BYTES, stem
 from lichen.boards.board import BOARDS
 from lichen.boards.buses import interface
+from lichen.boards.core_image import CoreImage
 from lichen.boards.ipxact import Component
 from lichen.boards.record import NAME, CoreRecord, Record
 from lichen.rtl.ports import core_pins
@@ -29,7 +32,9 @@ def component(name: str, delays: int = 1) -> Component:
 
 def record(board: str, cores: tuple[str, ...] = CORES) -> Record:
     """Give the record of a build that never was."""
-    core = CoreRecord(0x1234ABCD, 1280, 720, 30.1, 300_000_000, 9_966_000, (1 << 20,))
+    core = CoreRecord(
+        0x1234ABCD, 1280, 720, 30.0, 30.1, 300_000_000, 9_966_000, 1 << 21, (1 << 20,)
+    )
     return Record("0.1.0", board, stem(board), "student-s", "00" * 8, dict.fromkeys(cores, core))
 
 
@@ -53,4 +58,9 @@ def write(
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
+    for name in cores:
+        words = np.arange(9, dtype=np.uint32)
+        image = CoreImage(name, 0x1234ABCD, "student-s", bytes(8), 64, words, (), 1, (1 << 20,))
+        (root / "weights").mkdir(exist_ok=True)
+        image.write(root / "weights" / made.image_name(name))
     return root

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "rtl"))
 
 import tiny_codec
 
-from lichen.boards import build, cores, firmware, vivado
+from lichen.boards import build, core_image, cores, firmware, vivado
 from lichen.boards.board import BOARDS, board
 from lichen.boards.record import read
 from lichen.cli import main
@@ -96,7 +96,10 @@ def test_folder(written):
     assert '.FACE("packed")' in text and "/root" not in text
     made = read(written)
     assert made.board == "kv260" and list(made.cores) == ["encoder"] and made.model == "tiny"
+    image = core_image.read(written / "weights/encoder.load.npz")
     core = made.cores["encoder"]
+    assert (image.core, image.layout) == ("encoder", core.layout)
+    assert image.words.nbytes == core.load_bytes > 1000
     assert (core.width, core.height, core.clock_hz) == (128, 128, 300_000_000)
     assert core.frames_per_second >= 30
     assert hex(core.layout) in (written / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -64,7 +65,9 @@ def test_packages(make_folder, board):
     stem = f"lichen-{board}"
     package = f"pynq/{stem.replace('-', '_')}"
     wanted = {f"firmware/{stem}.bit.bin", f"firmware/{stem}.dtbo"}
-    wanted |= {f"{package}/{stem}.bit", f"{package}/{stem}.hwh", f"{package}/lichen.json"}
+    wanted |= {f"{package}/{stem}.bit", f"{package}/{stem}.hwh"}
+    images = [f"{core}.load.npz" for core in MAPS]
+    wanted |= {f"{place}/{n}" for place in ("firmware", package) for n in ["lichen.json", *images]}
     assert made == wanted and all((root / name).is_file() for name in wanted)
     # What the FPGA manager wants: the words behind the header, low byte first.
     assert (root / f"firmware/{stem}.bit.bin").read_bytes() == struct.pack(
@@ -100,6 +103,15 @@ def test_overlay(tmp_path):
             assert size >= (1 << 20 if "delay" in name else 3 * 1280 * 720)
     for label in ("fpga_full", "amba", "zynqmp_clk", "zynqmp_reset", "gic"):
         assert re.search(rf"\b{label} = ", text), f"the overlay does not refer to {label}"
+
+
+def test_buffers_take_the_weights():
+    """They come by the way of the pictures, which may be smaller."""
+    whole = record("kv260", ("decoder",))
+    small = replace(whole.cores["decoder"], width=16, height=16, load_bytes=1_234_567)
+    text = firmware.overlay(replace(whole, cores={"decoder": small}))
+    sizes = [int(found, 16) for found in re.findall(r"size = <(0x[0-9a-f]+)>", text)]
+    assert sizes == [1_236_992, 4096, 1 << 20]
 
 
 @needs_dtc
@@ -187,6 +199,7 @@ def test_pip_package(make_folder):
     package = root / "pynq/lichen_kv260"
     (package / "lichen-kv260.bit").write_bytes(b"bits")
     (package / "lichen-kv260.hwh").write_bytes(b"handoff")
+    (package / "encoder.load.npz").write_bytes(b"weights")
     code = "import setuptools.build_meta as b; print(b.build_wheel('wheels'))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root / "pynq", capture_output=True, text=True
@@ -200,6 +213,7 @@ def test_pip_package(make_folder):
         requires = wheel.read(points.replace("entry_points.txt", "METADATA")).decode()
     assert dict(entries["pynq.overlays"]) == {"lichen-kv260": "lichen_kv260"}
     assert dict(entries["pynq.notebooks"]) == {"lichen-kv260": "lichen_kv260.notebooks"}
-    assert {"lichen_kv260/lichen-kv260.bit", "lichen_kv260/lichen-kv260.hwh"} <= set(names)
-    assert "lichen_kv260/notebooks/lichen.ipynb" in names
+    for name in ("lichen-kv260.bit", "lichen-kv260.hwh", "encoder.load.npz",
+                 "notebooks/lichen.ipynb"):  # fmt: skip
+        assert f"lichen_kv260/{name}" in names
     assert "Requires-Dist: pynq>=3.0" in requires

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
-from lichen.boards import ipxact
+from lichen.boards import core_image, ipxact
 from lichen.boards.address_map import SEGMENT_BYTES, CoreName
 from lichen.boards.board import Board
 from lichen.boards.buses import interface
+from lichen.boards.core_image import CoreImage
 from lichen.boards.ipxact import Component
 from lichen.model import Model
 from lichen.rtl import fold, trial
+from lichen.rtl.convolution import Face
 from lichen.rtl.leaf import SOURCES
-from lichen.rtl.ports import MEMORY_BITS, core_pins
+from lichen.rtl.ports import core_pins
 from lichen.rtl.registers import REGISTERS
 from lichen.rtl.top import Top
 
@@ -28,23 +30,19 @@ TITLES = {"encoder": "lichen encoder: pixels to stream", "decoder": "lichen deco
 class BoardCore:
     """A core for a board, as it goes into a build folder.
 
-    plan, placement: how it is folded. top: the hardware.
+    plan, placement: how it is folded. top: the hardware. image: the weights, as it takes them.
     """
 
     name: CoreName
     plan: fold.Plan
     placement: fold.Placement
     top: Top
+    image: CoreImage
 
     @property
     def resources(self) -> fold.Resources:
         """What its networks take, as predicted; the entropy coder comes on top."""
         return self.plan.logic + self.placement.resources
-
-    @property
-    def delay_bytes(self) -> tuple[int, ...]:
-        """Bytes of DRAM of each delay that is outside."""
-        return tuple(delay.words * MEMORY_BITS // 8 for delay in self.top.delays)
 
     @cached_property
     def component(self) -> Component:
@@ -71,14 +69,19 @@ class BoardCore:
         return found | {f"src/{path.name}": _read(path) for path in SOURCES}
 
 
-def make(model: Model, name: CoreName, board: Board, target: fold.Target) -> BoardCore:
-    """Fold a model's core for a board. Raises ContractError where there is no hardware for it."""
+def make(
+    model: Model, name: CoreName, board: Board, target: fold.Target, face: Face = "packed"
+) -> BoardCore:
+    """Fold a model's core for a board. Raises ContractError where there is no hardware for it.
+
+    face: "packed" to synthesise, "plain" to simulate.
+    """
     part = fold.PARTS[board.name]
     plan = trial.plan_for(model, name, part, target)
     placement = fold.place(plan.memories, part, external=True)
-    core = trial.core_for(model, name, plan, placement, "packed")
+    core = trial.core_for(model, name, plan, placement, face)
     top = Top(core, board.name, target.width, target.height, trial.Bench.STRIPE)  # type: ignore[arg-type]
-    return BoardCore(name, plan, placement, top)
+    return BoardCore(name, plan, placement, top, core_image.of_core(core, model, top.layout))
 
 
 def _read(path: Path) -> str:

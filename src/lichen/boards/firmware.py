@@ -124,7 +124,8 @@ def _dma(place: CoreMap) -> str:
 def _buffers(place: CoreMap, core: CoreRecord) -> list[str]:
     pixels = PIXEL_BYTES * core.width * core.height
     stream = pixels + SPARE_BYTES
-    sizes = {"encoder": (pixels, stream), "decoder": (stream, pixels)}[place.name]
+    into, out = {"encoder": (pixels, stream), "decoder": (stream, pixels)}[place.name]
+    sizes = (max(into, core.load_bytes), out)  # weights come by the same way
     named = list(zip((place.input_buffer, place.output_buffer), sizes))
     named += [(place.delay_buffer(n), size) for n, size in enumerate(core.delay_bytes)]
     return [

@@ -31,6 +31,9 @@ if TYPE_CHECKING:  # packages are made without the hardware's text
     from lichen.boards.cores import BoardCore
 
 
+WEIGHTS = "weights"
+
+
 def check_output(path: Path) -> None:
     """Refuse a folder that has something in it, or whose parent is not there."""
     if path.is_dir() and any(path.iterdir()):
@@ -47,9 +50,9 @@ def record_of(board: Board, model: Model, cores: Mapping[CoreName, BoardCore]) -
     for name, core in cores.items():
         target = core.plan.target
         found[str(name)] = CoreRecord(
-            core.top.layout, target.width, target.height,
+            core.top.layout, target.width, target.height, target.frames_per_second,
             round(target.clock_hz / core.plan.cycles, 3), target.clock_hz, core.plan.cycles,
-            core.delay_bytes,
+            core.image.words.nbytes, core.image.delay_bytes,
         )  # fmt: skip
     return Record(VERSION, board.name, stem(board.name), model.name, model.digest.hex(), found)
 
@@ -75,6 +78,9 @@ def write(path: Path, board: Board, model: Model, cores: Mapping[CoreName, Board
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
+        (temporary / WEIGHTS).mkdir()
+        for name, core in cores.items():
+            core.image.write(temporary / WEIGHTS / made.image_name(name))
         if path.is_dir():
             path.rmdir()
         temporary.rename(path)
@@ -104,7 +110,10 @@ def finish(path: Path) -> Sequence[Path]:
         converted = firmware.convert_bitfile(work, made.stem)
         firmware.compile_overlay(home / f"{made.stem}.dtsi", work / overlay)
         files = [Path(shutil.copy(file, home)) for file in (converted, work / overlay)]
-    return files + [Path(shutil.copy(file, package)) for file in (bit, handoff, path / record.NAME)]
+    loaded = [path / WEIGHTS / made.image_name(name) for name in made.cores]
+    for place, wanted in ((home, loaded), (package, [bit, handoff, *loaded])):
+        files += [Path(shutil.copy(file, place)) for file in [*wanted, path / record.NAME]]
+    return files
 
 
 def vivado_command() -> str:
@@ -126,7 +135,8 @@ def _core_line(name: str, core: CoreRecord) -> str:
 def readme(board: Board, made: Record) -> str:
     """Give README.md of a build folder."""
     cores = "\n".join(_core_line(name, core) for name, core in made.cores.items())
-    files = [f"{made.stem}.bit.bin", f"{made.stem}.dtbo"] + ["shell.json"] * board.kria
+    files = [f"{made.stem}.bit.bin", f"{made.stem}.dtbo", *map(made.image_name, made.cores)]
+    files += [record.NAME, *["shell.json"] * board.kria]
     installed = f"{firmware.INSTALLED}/{made.stem}"
     load = (
         f"xmutil unloadapp; xmutil loadapp {made.stem}"
@@ -155,8 +165,8 @@ Written by `lichen build` (lichen {made.lichen}) for the shape of model {made.mo
        bootgen -w -arch zynqmp -process_bitstream bin -image {made.stem}.bif
        dtc -@ -I dts -O dtb -o {made.stem}.dtbo {made.stem}.dtsi
 
-   and copy `out/{made.stem}.bit`, `out/{made.stem}.hwh` and `lichen.json` to
-   `pynq/{overlay_package.package(made)}/`.
+   and copy `out/{made.stem}.bit` and `.hwh` to `pynq/{overlay_package.package(made)}/`,
+   `lichen.json` and `weights/*` there and to `firmware/`.
 
 3. On the board, with PYNQ: `pip install ./pynq`, then `lichen selftest --device {made.board}`.
 

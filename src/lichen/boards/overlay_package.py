@@ -63,7 +63,7 @@ dependencies = ["pynq>=3.0", "lichen"]
 packages = ["{name}", "{name}.notebooks"]
 
 [tool.setuptools.package-data]
-{name} = ["*.bit", "*.hwh", "*.json"]
+{name} = ["*.bit", "*.hwh", "*.json", "*.npz"]
 "{name}.notebooks" = ["*.ipynb"]
 """
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lichen.boards.core_image import SUFFIX
 from lichen.errors import DeviceError, ModelError
 from lichen.model import Model
 
@@ -23,16 +24,19 @@ class CoreRecord:
     """A core of a build.
 
     layout: the value of its register `layout`. width, height: pixels and lines of the largest
-    picture. frames_per_second: of that size, planned at clock_hz. delay_bytes: of DRAM, of each
-    delay that is outside of the chip.
+    picture. target: pictures of that size per second that it was folded for; frames_per_second:
+    planned, at clock_hz. load_bytes: of its weights. delay_bytes: of DRAM, of each delay that is
+    outside of the chip.
     """
 
     layout: int
     width: int
     height: int
+    target: float
     frames_per_second: float
     clock_hz: int
     cycles: int
+    load_bytes: int
     delay_bytes: tuple[int, ...]
 
 
@@ -46,6 +50,10 @@ class Record:
     model: str
     weights: str
     cores: Mapping[str, CoreRecord]
+
+    def image_name(self, core: str) -> str:
+        """Give the name of the file with a core's weights, `core_image`."""
+        return f"{core}{SUFFIX}"
 
     def text(self) -> str:
         """Give lichen.json."""
