@@ -26,7 +26,7 @@ from lichen.rtl.delay import Delay
 from lichen.rtl.fork import Fork
 from lichen.rtl.lanes import Relane, beat
 from lichen.rtl.layer import Folding
-from lichen.rtl.leaf import LoadBus, Memory
+from lichen.rtl.leaf import LUT_RAM, Home, LoadBus, Memory
 from lichen.rtl.load import blocks
 from lichen.rtl.scale import Scale
 from lichen.rtl.simulate import Simulation
@@ -68,8 +68,15 @@ def _layer(name: str) -> layers.Layer:
 class Memories(wiring.Component):
     """A memory of every kind and latency: address, data, write -> a word of each."""
 
-    KINDS = (("split", 1), ("split", 2), ("block", 1), ("block", 2))
-    DEPTH = 4099
+    BITS, DEPTH = 5, 5000
+    KINDS = (
+        (Home(5000, 0), 1),
+        (Home(4096, 904), 1),
+        (Home(4096, 512), 1),
+        (Home(4096, 512), 2),
+        (Home(0, 4608), 2),
+        (LUT_RAM, 2),
+    )
 
     def __init__(self) -> None:
         super().__init__({"input": In(beat(22)), "output": Out(beat(32))})
@@ -79,19 +86,19 @@ class Memories(wiring.Component):
         payload, reading = self.input.payload, Signal(2)
         m.d.comb += [self.input.ready.eq(1), self.output.valid.eq(reading[1])]
         m.d.sync += reading.eq(Cat(self.input.valid & ~payload[21], reading))
-        for number, (style, latency) in enumerate(self.KINDS):
-            memory = Memory(8, self.DEPTH, style=style, latency=latency)
+        for number, (home, latency) in enumerate(self.KINDS):
+            memory = Memory(self.BITS, self.DEPTH, home=home, latency=latency)
             m.submodules[f"memory_{number}"] = memory.instance()
-            word = Signal(8)
+            word = Signal(self.BITS)
             m.d.comb += [
                 memory.write_enable.eq(self.input.valid & payload[21]),
-                Cat(memory.write_address, memory.write_data).eq(payload[:21]),
+                Cat(memory.write_address, memory.write_data).eq(payload),
                 memory.read_address.eq(payload[:13]),
                 memory.read_enable.eq(1),
             ]
             m.d.sync += word.eq(memory.read_data)
             word = memory.read_data if latency == 2 else word
-            m.d.comb += self.output.payload.word_select(number, 8).eq(word)
+            m.d.comb += self.output.payload.word_select(number, self.BITS).eq(word)
         return m
 
 
@@ -104,7 +111,7 @@ def model() -> Simulation:
             _layer(name), folding, lanes=lanes, max_rows=rows, max_columns=columns, bus=bus,
             number=10 + 2 * number, face=face,
         )  # fmt: skip
-        contents = convolution.contents(op, folding, unshuffle, shuffle)
+        contents = convolution.contents(op, _layer(name), folding, unshuffle, shuffle)
         memories += list(enumerate(contents, 10 + 2 * number))
     parts["scale"] = Scale(SCALE, "s16", 6, 2, bus, 1, banks=2)
     memories.append((1, scale.contents(MULTIPLIERS[::-1], 2) + scale.contents(MULTIPLIERS, 2)))
@@ -113,7 +120,7 @@ def model() -> Simulation:
     parts["table"] = TableIndex(TABLE, "s16", 1)
     parts["relane"] = Relane(8, 3, 4)
     parts["delay"] = Delay(8, 1, 3, 5)
-    parts["deep"] = Delay(8, 1, 1, 4099, "split")
+    parts["deep"] = Delay(8, 1, 1, 4099, Home(4096, 0))
     parts["memories"] = Memories()
     parts["fork"] = Fork(8, 2)
     parts["replicate"] = Replicate(3, 16, 16)
@@ -223,15 +230,15 @@ def test_a_memory_of_two_kinds(model: Simulation) -> None:
 
 
 def test_memories(model: Simulation) -> None:
-    """Words on both sides of the seam of a split memory, in every latency."""
+    """Words on both sides of the seams of a memory in several kinds of RAM, in every latency."""
     addresses = np.arange(4080, Memories.DEPTH)
-    data = RNG.integers(0, 256, addresses.size)
+    data = RNG.integers(0, 32, addresses.size)
     model.run({"memories_input": addresses | data << 13 | 1 << 21}, {})
     order = RNG.permutation(addresses.size)
     result = model.run({"memories_input": addresses[order]}, {"memories_output": order.size})
     words = result.outputs["memories_output"]
     for number in range(len(Memories.KINDS)):
-        assert (words >> (8 * number) & 255 == data[order]).all(), Memories.KINDS[number]
+        assert (words >> (5 * number) & 31 == data[order]).all(), Memories.KINDS[number]
 
 
 @pytest.mark.parametrize("chance", CHANCES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from stages import random_conv
@@ -10,10 +12,11 @@ from tiny_codec import programs
 from lichen import model as models
 from lichen.errors import ContractError
 from lichen.program import Input, Output, Program, ops
-from lichen.rtl import fold, graph, skew
+from lichen.rtl import fold, graph, leaf, skew
 from lichen.rtl import layer as layers
-from lichen.rtl.fold import KV260, ZCU102, Memory, Resources, Target
+from lichen.rtl.fold import KV260, ZCU102, Memory, Resources, Target, shortfall
 from lichen.rtl.layer import Folding
+from lichen.rtl.leaf import Home
 
 RNG = np.random.default_rng(3)
 
@@ -88,12 +91,49 @@ def test_a_chain_needs_no_buffer_and_lags() -> None:
 
 
 def test_memories_in_blocks() -> None:
-    assert Memory("", "", 72, 512).bram36 == 1
-    assert Memory("", "", 36, 512).bram36 == 0.5
-    assert Memory("", "", 64, 4096).uram == 1
-    assert Memory("", "", 128, 4097).uram == 4
-    whole, rest = Memory("", "", 128, 4608).split
-    assert (whole.uram, rest.bram36) == (2, 2)
+    assert Memory("", "", 72, 512).resources == Resources(bram36=1)
+    assert Memory("", "", 36, 512).resources == Resources(bram36=0.5)
+    assert Memory("", "", 16, 128).resources == Resources(lut=2 * 8 * 3 + 16)
+    deep = Memory("", "", 64, 4096)
+    assert deep.taken(Home(4096, 0)) == Resources(uram=1)
+    wide = Memory("", "", 128, 4097)
+    assert wide.taken(Home(4097, 0)) == Resources(uram=4, lut=128)
+    split = wide.taken(Home(4096, 0))
+    assert (split.uram, split.bram36) == (2, 0) and 128 < split.lut < 300
+    assert replace(wide, depth=4608).taken(Home(4096, 512)) == Resources(2 * 0, 2, 2, lut=128)
+
+
+def test_homes_are_those_that_hardware_can_address() -> None:
+    for depth in (30, 500, 1152, 4096, 4482, 5120, 9216):
+        memory = Memory("", "", 64, depth)
+        for home in memory.homes(True):
+            leaf.Memory(64, depth, home=home)  # raises where it cannot
+    assert Home(4096, 0) in Memory("", "", 64, 4482).homes(True)
+    assert all(home.ultra == 0 for home in Memory("", "", 64, 4482).homes(False))
+    with pytest.raises(ValueError, match="does not suit 1152 words"):
+        leaf.Memory(64, 1152, home=Home(0, 600))
+
+
+def test_what_is_scarce_decides() -> None:
+    """64 x 1152 words: 3 block RAMs, or 2 and LUT RAM, or an UltraRAM."""
+    memories = [Memory("s", f"{n}", 64, 1152) for n in range(40)]
+    part = replace(KV260, resources=Resources(0, 100, 10, 100_000, 0))
+    cheap = fold.place(memories, part).resources
+    assert (cheap.uram, cheap.bram36) == (0, 80) and cheap.lut
+    part = replace(KV260, resources=Resources(0, 90, 10, 100_000, 0))
+    found = fold.place(memories, part).resources
+    assert not shortfall(found, part)
+    assert found.uram >= 2
+    tight = replace(part, resources=Resources(0, 100, 10, 20_000, 0))
+    assert shortfall(fold.place(memories, tight, taken=Resources(lut=15_000)).resources, tight)
+
+
+def test_long_delays_leave_the_chip_only_where_they_must() -> None:
+    delay, short = Memory("a", "delay", 64, 40_000), Memory("b", "delay", 64, 4_000)
+    memories = [delay, short, Memory("a", "ring", 64, 270_000)]
+    assert fold.place(memories, ZCU102, external=True).external == ()
+    assert fold.place(memories, KV260, external=True).external == (delay,)
+    assert fold.place(memories, KV260).external == ()
 
 
 def test_folding_rules() -> None:
@@ -135,7 +175,7 @@ def test_the_student_keeps_the_rate(kind: str, part: fold.Part, target: Target) 
         if stage.folding is not None:
             assert stage.cycles >= (1 - fold.SPREAD) * slowest, stage.stage.name
             layers.check(stage.stage.layer, stage.folding)  # type: ignore[arg-type]
-    placement = fold.place(plan.memories, part, external=True)
+    placement = plan.place(part)
     assert {memory.role for memory in placement.external} <= {"delay"}
-    kept = (*placement.block, *placement.ultra, *placement.split, *placement.external)
+    kept = (*(memory for memory, _ in placement.homes), *placement.external)
     assert sorted(map(repr, kept)) == sorted(map(repr, plan.memories))

@@ -35,7 +35,8 @@ def _lint(*arguments: str) -> str:
         ("lichen_mac_array", '-GFACE="packed"'),
         ("lichen_mac_array", '-GFACE="packed"', "-GX_BITS=16", "-GPIXELS=3", "-GLANES=2"),
         ("lichen_memory", "-GWIDTH=9"),
-        ("lichen_memory", "-GDEPTH=5000", "-GLATENCY=2", '-GSTYLE="split"'),
+        ("lichen_memory", "-GDEPTH=5000", "-GLATENCY=2", "-GULTRA=4096", "-GBLOCK=512"),
+        ("lichen_memory", "-GDEPTH=300", "-GBLOCK=0"),
     ],
 )
 def test_leaves(parameters: tuple[str, ...]) -> None:

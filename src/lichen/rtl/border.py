@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.lanes import beat
-from lichen.rtl.leaf import Memory
+from lichen.rtl.leaf import Home, Memory
 
 CENTRE = 0x80  # u8 pixels minus 128 are s8, and back: one bit
 
@@ -34,7 +34,7 @@ class Replicate(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        line = Memory(self.bits, self.max_width, style="block")
+        line = Memory(self.bits, self.max_width, home=Home(0, self.max_width))
         m.submodules.line = line.instance()
         x, y = Signal.like(self.whole_width), Signal.like(self.whole_height)
         last_x, last_y = Signal.like(x, init=-1), Signal.like(y, init=-1)  # none, after reset

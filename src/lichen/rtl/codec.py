@@ -7,6 +7,7 @@ Decoder    bytes -[EntropyDecoder]-> z -[Synthesis]-> index -[EntropyDecoder]-> 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,16 +25,22 @@ from lichen.rtl.chunks import BYTES, STRIPE_BITS, Framing
 from lichen.rtl.convolution import Face
 from lichen.rtl.entropy_decoder import EntropyDecoder
 from lichen.rtl.entropy_encoder import EntropyEncoder, Room
-from lichen.rtl.fold import Placement, Plan
+from lichen.rtl.fold import Coder, Memory, Placement, Plan, Resources
 from lichen.rtl.graph import Tensor
 from lichen.rtl.lanes import Relane, connect
+from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.load import blocks
 from lichen.rtl.pixels import Analysis, Synthesis
 from lichen.rtl.rans_decoder import Status
 from lichen.rtl.stripes import StripeEnds
 
-LOOKAHEAD = 3  # rows of z that the hyper-synthesis wants below the one whose y is decoded
-DECODER_ROWS = 4096  # of the search trees of the tables of y, and of those of z
+BITS_PER_PIXEL = 4.0  # of a stripe, at most
+CODER = "entropy coder"  # its name among the stages of a placement
+# What it takes beside its memories, by Yosys (docs/accelerator.md).
+CODER_LOGIC = {
+    "encoder": Resources(4, lut=3000, ff=3000),
+    "decoder": Resources(2, lut=4000, ff=3000),
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,48 @@ def room_for(plan: Plan, streams: tuple[Substream, Substream], stripe: int, bits
     return Room(z, y, max(64, words // 4), words)
 
 
+def stripes_held(plan: Plan, stripe: int) -> int:
+    """Stripes whose y a decoder holds: the one that is decoded, and those whose z it wants."""
+    rows_below = math.ceil(plan.skew.lag_rows["h_s.index"]) - 1
+    return 1 + -(-rows_below // stripe)
+
+
+def entropy_encoder(
+    model: Model, plan: Plan, stripe: int, bits: float, bus: LoadBus, memory: int,
+    homes: Mapping[str, Home] | None = None,
+) -> EntropyEncoder:  # fmt: skip
+    """Make the entropy encoder of a core, its memories numbered from `memory`."""
+    streams = substreams(model, plan)
+    shapes = [rans_tables.encoder_shape(part.tables) for part in streams]
+    room = room_for(plan, streams, stripe, bits)
+    return EntropyEncoder(shapes[0], shapes[1], room, bus, memory, homes)
+
+
+def entropy_decoder(
+    model: Model, plan: Plan, stripe: int, bits: float, bus: LoadBus, memory: int,
+    homes: Mapping[str, Home] | None = None,
+) -> EntropyDecoder:  # fmt: skip
+    """Make the entropy decoder of a core, its memories numbered from `memory`."""
+    streams = substreams(model, plan)
+    shapes = [
+        rans_tables.decoder_shape(part.tables, rans_tables.rows_for(part.tables))
+        for part in streams
+    ]
+    room = room_for(plan, streams, stripe, bits)
+    held = stripes_held(plan, stripe)
+    return EntropyDecoder(shapes[0], shapes[1], room, bus, memory, held, homes)
+
+
+def coder(
+    model: Model, plan: Plan, kind: str, stripe: int = 1, bits: float = BITS_PER_PIXEL
+) -> Coder:
+    """Give what the entropy coder of a core takes; kind: "encoder" or "decoder"."""
+    make = entropy_encoder if kind == "encoder" else entropy_decoder
+    sizes = make(model, plan, stripe, bits, LoadBus(), 0).memories
+    memories = tuple(Memory(CODER, role, *size) for role, size in sizes.items())
+    return Coder(memories, CODER_LOGIC[kind])
+
+
 class _Core(wiring.Component):
     """What both cores have: a network of pixels, and the settings of a picture.
 
@@ -110,19 +159,20 @@ class Encoder(_Core):
     """
 
     def __init__(
-        self, model: Model, plan: Plan, *, stripe: int = 1, bits_per_pixel: float = 4.0,
+        self, model: Model, plan: Plan, *, stripe: int = 1,
+        bits_per_pixel: float = BITS_PER_PIXEL,
         placement: Placement | None = None, face: Face = "plain",
     ) -> None:  # fmt: skip
         self.plan = plan
         self.analysis = Analysis(plan, placement=placement, face=face)
         self.loops = self.analysis.loops
         self.streams = substreams(model, plan)
-        self.shapes = [rans_tables.encoder_shape(part.tables) for part in self.streams]
         self.first_memory = self.analysis.network.memories
-        self.entropy = EntropyEncoder(
-            self.shapes[0], self.shapes[1], room_for(plan, self.streams, stripe, bits_per_pixel),
-            self.analysis.network.bus, self.first_memory,
+        self.entropy = entropy_encoder(
+            model, plan, stripe, bits_per_pixel, self.analysis.network.bus, self.first_memory,
+            placement.of(CODER) if placement else None,
         )  # fmt: skip
+        self.shapes = self.entropy.shapes
         ports = {"pixels": self.analysis.signature.members["pixels"]}
         ports |= {"bytes": Out(BYTES), "overflows": Out(stream.Signature(1))}
         self.ports = self._settings(self.analysis, ports)
@@ -191,21 +241,20 @@ class Decoder(_Core):
     """
 
     def __init__(
-        self, model: Model, plan: Plan, *, stripe: int = 1, bits_per_pixel: float = 4.0,
+        self, model: Model, plan: Plan, *, stripe: int = 1,
+        bits_per_pixel: float = BITS_PER_PIXEL,
         placement: Placement | None = None, face: Face = "plain",
     ) -> None:  # fmt: skip
         self.plan = plan
         self.synthesis = Synthesis(plan, placement=placement, face=face)
         self.loops = self.synthesis.loops
         self.streams = substreams(model, plan)
-        self.shapes = [
-            rans_tables.decoder_shape(part.tables, DECODER_ROWS) for part in self.streams
-        ]
         self.first_memory = self.synthesis.network.memories
-        self.entropy = EntropyDecoder(
-            self.shapes[0], self.shapes[1], room_for(plan, self.streams, stripe, bits_per_pixel),
-            self.synthesis.network.bus, self.first_memory, -(-LOOKAHEAD // stripe) + 1,
+        self.entropy = entropy_decoder(
+            model, plan, stripe, bits_per_pixel, self.synthesis.network.bus, self.first_memory,
+            placement.of(CODER) if placement else None,
         )  # fmt: skip
+        self.shapes = self.entropy.shapes
         ports = {
             "pixels": self.synthesis.signature.members["pixels"],
             "bytes": In(BYTES),

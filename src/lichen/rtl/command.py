@@ -88,7 +88,7 @@ def synth(arguments: argparse.Namespace, model: Model | None) -> int:
     with _folding():
         plan = trial.plan_for(model, arguments.core, part, target)
         if not arguments.plan:
-            placement = fold.place(plan.memories, part, external=True)
+            placement = plan.place(part)
             unit = trial.core_for(model, arguments.core, plan, placement, "packed")
             found = synthesise.core(unit, plan, placement, arguments.stage)
     if arguments.json:

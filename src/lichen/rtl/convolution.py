@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from lichen.program.ops import Conv
 from lichen.rtl import layer as layers
 from lichen.rtl.lanes import beat, connect
 from lichen.rtl.layer import BITS, Folding, Layer
-from lichen.rtl.leaf import LoadBus, MacArray, Memory, Style, fill
+from lichen.rtl.leaf import Home, LoadBus, MacArray, Memory, fill
 from lichen.rtl.requantise import Requantise
 from lichen.rtl.tile import TileBuffer
 from lichen.rtl.window import Window
@@ -28,6 +29,7 @@ class Convolution(wiring.Component):
     input: beats of `lanes` values; output: beats of `folding.beat`. rows, columns: of the input,
     as `Layer` counts them; constant while the stage runs. bus: fills the weights (memory
     `number`) and the parameters (`number + 1`), see `contents`.
+    homes: of the memories "ring", "weights", "parameters" and "tile".
 
     Throughput: `layers.frame_cycles` per frame. Latency: from the last value of the columns that a
     group of positions looks at to the first value of the group,
@@ -44,16 +46,15 @@ class Convolution(wiring.Component):
         max_rows: int,
         bus: LoadBus,
         number: int,
-        ring_style: Style = "auto",
-        weight_style: Style = "auto",
+        homes: Mapping[str, Home] | None = None,
         face: Face = "plain",
     ) -> None:
         self.layer, self.folding, self.bus, self.number = layer, folding, bus, number
         self.face: Face = face
-        self.weight_style: Style = weight_style
+        self.homes = homes or {}
         self.window = Window(
             layer, folding, lanes=lanes, max_columns=max_columns, max_rows=max_rows,
-            style=ring_style,
+            home=self.homes.get("ring"),
         )  # fmt: skip
         self.max_columns = max_columns
         super().__init__(
@@ -82,9 +83,12 @@ class Convolution(wiring.Component):
         )
         m.submodules.array = array.instance()
         m.submodules.requantise = requantise = Requantise(
-            layer, folding, self.max_columns, self.bus, self.number + 1
+            layer, folding, self.max_columns, self.bus, self.number + 1,
+            self.homes.get("parameters"),
+        )  # fmt: skip
+        m.submodules.tiles = tiles = TileBuffer(
+            layer, folding, self.max_columns, self.homes.get("tile")
         )
-        m.submodules.tiles = tiles = TileBuffer(layer, folding, self.max_columns)
         connect(m, self.input, window.input)
         connect(m, tiles.output, self.output)
         m.d.comb += [
@@ -119,7 +123,7 @@ class Convolution(wiring.Component):
         memory = Memory(
             bits * pack,
             layers.weight_words(layer, folding),
-            style=self.weight_style,
+            home=self.homes.get("weights"),
             latency=layers.PIPELINE if pack == 1 else layers.PIPELINE - 1,
         )
         m.submodules.weights = memory.instance()
@@ -160,7 +164,9 @@ def columns_of(
     return order(weight), order(op.bias), order(op.shift)  # type: ignore[return-value]
 
 
-def contents(op: Conv, folding: Folding, unshuffle: int = 1, shuffle: int = 1) -> list[bytes]:
+def contents(
+    op: Conv, layer: Layer, folding: Folding, unshuffle: int = 1, shuffle: int = 1
+) -> list[bytes]:
     """Give the words of the two memories of a stage: its weights and its parameters.
 
     Each word is padded to a multiple of 4 bytes, as the load bus takes it.
@@ -181,13 +187,15 @@ def contents(op: Conv, folding: Folding, unshuffle: int = 1, shuffle: int = 1) -
     full = full.reshape(count, -1)
     padded = np.zeros((count, -(-full.shape[1] // 4) * 4), np.int8)
     padded[:, : full.shape[1]] = full
-    size = 4 * -(-(37 * f.beat) // 32)
+    bits = layers.parameter_bits(layer)
+    size = 4 * -(-(bits * f.beat) // 32)
     parameters = bytearray()
     pairs = list(zip(bias.reshape(-1).tolist(), shift.reshape(-1).tolist()))
     for first in range(0, len(pairs), f.beat):
         word = 0
         for lane, (one_bias, one_shift) in enumerate(pairs[first : first + f.beat]):
-            word |= ((one_bias & 0xFFFFFFFF) | one_shift << 32) << (37 * lane)
+            bias_bits = one_bias & (1 << layer.sum_bits) - 1
+            word |= (bias_bits | one_shift << layer.sum_bits) << (bits * lane)
         parameters += word.to_bytes(size, "little")
     return [padded.tobytes(), bytes(parameters)]
 

@@ -21,18 +21,17 @@ from lichen.rtl.add import Add
 from lichen.rtl.clamp import Clamp
 from lichen.rtl.convolution import Convolution, Face
 from lichen.rtl.delay import Delay
+from lichen.rtl.fold import GAIN_BANKS as GAIN_BANKS
 from lichen.rtl.fold import Placement, Plan, delay_words
 from lichen.rtl.fork import Fork
 from lichen.rtl.graph import Stage, Tensor
 from lichen.rtl.lanes import beat, connect
 from lichen.rtl.layer import BITS
-from lichen.rtl.leaf import LOAD_BITS, LoadBus, Style
+from lichen.rtl.leaf import LOAD_BITS, LoadBus
 from lichen.rtl.load import Load, blocks
 from lichen.rtl.scale import Scale
 from lichen.rtl.skew import Buffer
 from lichen.rtl.table_index import TableIndex
-
-GAIN_BANKS = 2  # a picture's gains are loaded while the one before is coded
 
 
 def identifier(name: str) -> str:
@@ -58,11 +57,8 @@ class Network(wiring.Component):
     ) -> None:
         self.plan, self.face = plan, face
         self.bus = LoadBus()
-        outside = {m.stage for m in placement.external} if placement else set()
-        self.styles: dict[tuple[str, str], Style] = {}
-        if placement:
-            self.styles |= {(m.stage, m.role): "ultra" for m in placement.ultra}
-            self.styles |= {(m.stage, m.role): "split" for m in placement.split}
+        self.placement = placement or Placement(())
+        outside = {memory.stage for memory in self.placement.external}
         self.loops = []
         self.external = [b for b in plan.buffers if b.stage in outside]
         ports: dict[str, Any] = {
@@ -104,7 +100,9 @@ class Network(wiring.Component):
             number, op = self.numbers.get(stage.name), stage.op
             if isinstance(op, ops.Conv):
                 folding = self.plan.folds[stage.name]
-                parts = convolution.contents(op, folding, stage.unshuffle, stage.shuffle)
+                layer = stage.layer
+                assert layer is not None
+                parts = convolution.contents(op, layer, folding, stage.unshuffle, stage.shuffle)
                 memories += list(enumerate(parts, number))
             elif isinstance(op, ops.Scale):
                 named = isinstance(op.multiplier, str)
@@ -164,8 +162,8 @@ class Network(wiring.Component):
     def _delay(self, buffer: Buffer) -> Delay:
         bits, lanes = BITS[buffer.tensor.dtype], self.plan.lanes
         width, depth = delay_words(buffer, lanes)
-        style = self.styles.get((buffer.stage, "delay"), "auto")
-        return Delay(bits, lanes, width // bits, depth, style)
+        home = self.placement.of(buffer.stage).get("delay")
+        return Delay(bits, lanes, width // bits, depth, home)
 
     def _unit(self, m: Module, stage: Stage) -> Any:
         """Make the component of a stage."""
@@ -181,7 +179,7 @@ class Network(wiring.Component):
                 banks = GAIN_BANKS if isinstance(op.multiplier, str) else 1
                 unit = Scale(
                     op, types[0], stage.output.channels, lanes, self.bus,
-                    self.numbers[stage.name], banks,
+                    self.numbers[stage.name], banks, self.placement.of(stage.name).get("gains"),
                 )  # fmt: skip
                 if banks > 1:
                     m.d.comb += unit.bank.eq(self.bank)
@@ -200,8 +198,7 @@ class Network(wiring.Component):
             max_rows=rows,
             bus=self.bus,
             number=self.numbers[stage.name],
-            ring_style=self.styles.get((stage.name, "ring"), "auto"),
-            weight_style=self.styles.get((stage.name, "weights"), "auto"),
+            homes=self.placement.of(stage.name),
             face=self.face,
         )
         row_count = Signal(range(rows + 1), name=f"{identifier(stage.name)}_rows")

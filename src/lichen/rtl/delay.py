@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.lanes import Relane, beat, connect
-from lichen.rtl.leaf import Memory, Style
+from lichen.rtl.leaf import Home, Memory
 
 
 class Delay(wiring.Component):
@@ -20,9 +20,11 @@ class Delay(wiring.Component):
     Throughput: one beat per cycle. Latency: word / lanes + 4 cycles through an empty buffer.
     """
 
-    def __init__(self, bits: int, lanes: int, word: int, depth: int, style: Style = "auto") -> None:
+    def __init__(
+        self, bits: int, lanes: int, word: int, depth: int, home: Home | None = None
+    ) -> None:
         self.bits, self.lanes, self.word, self.depth = bits, lanes, word, depth
-        self.style: Style = style
+        self.home = home
         super().__init__({"input": In(beat(bits * lanes)), "output": Out(beat(bits * lanes))})
 
     def elaborate(self, platform: object) -> Module:
@@ -30,7 +32,7 @@ class Delay(wiring.Component):
         width, depth = self.bits * self.word, self.depth
         m.submodules.widen = widen = Relane(self.bits, self.lanes, self.word)
         m.submodules.narrow = narrow = Relane(self.bits, self.word, self.lanes)
-        memory = Memory(width, depth, style=self.style, latency=2)
+        memory = Memory(width, depth, home=self.home, latency=2)
         m.submodules.memory = memory.instance()
         connect(m, self.input, widen.input)
         connect(m, narrow.output, self.output)

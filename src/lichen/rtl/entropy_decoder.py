@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -9,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from lichen.rtl.chunks import BYTES, STRIPE_BITS, WORD_BITS, ChunkParser, Framing
 from lichen.rtl.entropy_encoder import Y_LANES, Z_LANES, Room
 from lichen.rtl.lanes import connect
-from lichen.rtl.leaf import LoadBus, Style
+from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_decoder import SYMBOL_BITS, RansDecoder, Status, index_layout
 from lichen.rtl.rans_tables import DecoderShape
 from lichen.rtl.stripe_buffer import sequence
@@ -23,9 +25,9 @@ class EntropyDecoder(wiring.Component):
 
     bytes: the chunks after the start of the stream. z_indices, y_indices: the table of each symbol
     (of the z tables and the y tables, each counted from 0), `last` at the end of a stripe. z, y:
-    the symbols. framings: one per picture; z_statuses, y_statuses: one per stripe. ahead: stripes
-    whose y waits for the z of later ones. Load bus: memories memory .. memory + 3, which are the
-    descriptors and rows of z, then of y.
+    the symbols. framings: one per picture; z_statuses, y_statuses: one per stripe. stripes: whose y
+    is held, for it waits for the z of later ones. Load bus: memories memory .. memory + 3, which
+    are the descriptors and rows of z, then of y.
 
     Whatever the bytes are, every index gets a symbol. Throughput: 2 symbols of y per 3 cycles, one
     of z per 6, for rows that are leaves; one byte per cycle. Latency: about 40 cycles from byte to
@@ -41,15 +43,21 @@ class EntropyDecoder(wiring.Component):
         room: Room,
         bus: LoadBus,
         memory: int,
-        ahead: int,
-        style: Style = "auto",
+        stripes: int,
+        homes: Mapping[str, Home] | None = None,
     ) -> None:
+        self.shapes = z_shape, y_shape
         self.parser = ChunkParser(room.z_words, room.y_words)
         limits = {"low": Z_LOW, "high": Z_HIGH}
-        self.z_rans = RansDecoder(z_shape, Z_LANES, bus, memory, memory + 1, **limits)
-        self.y_rans = RansDecoder(y_shape, Y_LANES, bus, memory + 2, memory + 3, style=style)
+        homes = homes or {}
+        self.z_rans = RansDecoder(
+            z_shape, Z_LANES, bus, memory, memory + 1, **limits, home=homes.get("z rows")
+        )
+        self.y_rans = RansDecoder(
+            y_shape, Y_LANES, bus, memory + 2, memory + 3, home=homes.get("y rows")
+        )
         # An end takes up to 4 places, and is left out of the limits of the parser.
-        self.y_fifo = WordFifo(WORD_BITS, (ahead + 1) * (room.y_words + 4), style)
+        self.y_fifo = WordFifo(WORD_BITS, stripes * (room.y_words + 4), homes.get("y words"))
         super().__init__(
             {
                 "bytes": In(BYTES),
@@ -63,6 +71,16 @@ class EntropyDecoder(wiring.Component):
                 "y_statuses": Out(stream.Signature(Status)),
             }
         )
+
+    @property
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Width and depth of its large memories, by the names of their homes."""
+        z, y = self.z_rans.shape, self.y_rans.shape
+        return {
+            "z rows": (z.row_bits, z.rows),
+            "y rows": (y.row_bits, y.rows),
+            "y words": self.y_fifo.size,
+        }
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

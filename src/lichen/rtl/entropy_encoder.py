@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from amaranth.hdl import Module
@@ -10,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.chunks import BYTES, STRIPE_BITS, ChunkWriter
 from lichen.rtl.lanes import connect
-from lichen.rtl.leaf import LoadBus, Style
+from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_encoder import RansEncoder
 from lichen.rtl.rans_tables import EncoderShape
 from lichen.rtl.stripe_buffer import sequence
@@ -27,6 +28,15 @@ class Room:
     y_symbols: int
     z_words: int
     y_words: int
+
+
+def named(homes: Mapping[str, Home] | None, of: str) -> dict[str, Home]:
+    """Take the homes of one substream's memories out of those of both: "y words" -> "words"."""
+    return {
+        name.removeprefix(f"{of} "): home
+        for name, home in (homes or {}).items()
+        if name.startswith(f"{of} ")
+    }
 
 
 class EntropyEncoder(wiring.Component):
@@ -49,14 +59,17 @@ class EntropyEncoder(wiring.Component):
         room: Room,
         bus: LoadBus,
         memory: int,
-        style: Style = "auto",
+        homes: Mapping[str, Home] | None = None,
     ) -> None:
+        self.shapes = z_shape, y_shape
         self.z_rans = RansEncoder(
-            z_shape, Z_LANES, room.z_symbols, room.z_words, bus, memory, memory + 1
-        )
+            z_shape, Z_LANES, room.z_symbols, room.z_words, bus, memory, memory + 1,
+            named(homes, "z"),
+        )  # fmt: skip
         self.y_rans = RansEncoder(
-            y_shape, Y_LANES, room.y_symbols, room.y_words, bus, memory + 2, memory + 3, style
-        )
+            y_shape, Y_LANES, room.y_symbols, room.y_words, bus, memory + 2, memory + 3,
+            named(homes, "y"),
+        )  # fmt: skip
         self.writer = ChunkWriter((self.z_rans.count_layout, self.y_rans.count_layout))
         super().__init__(
             {
@@ -67,6 +80,12 @@ class EntropyEncoder(wiring.Component):
                 "overflows": Out(stream.Signature(1)),
             }
         )
+
+    @property
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Width and depth of its large memories, by the names of their homes."""
+        both = {"z": self.z_rans.memories, "y": self.y_rans.memories}
+        return {f"{of} {role}": size for of, sizes in both.items() for role, size in sizes.items()}
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

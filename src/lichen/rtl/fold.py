@@ -9,8 +9,7 @@ coefficients that were fitted to synthesised stages (`scripts/bench-synth`, docs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from lichen.errors import ContractError
@@ -19,46 +18,24 @@ from lichen.rtl import layer as layers
 from lichen.rtl import skew
 from lichen.rtl.graph import Graph, Stage
 from lichen.rtl.layer import BITS, Folding, Layer
-from lichen.rtl.leaf import LUT_RAM_BITS
+from lichen.rtl.parts import KV260 as KV260
+from lichen.rtl.parts import LIMIT as LIMIT
+from lichen.rtl.parts import PARTS as PARTS
+from lichen.rtl.parts import ZCU102 as ZCU102
+from lichen.rtl.parts import Part as Part
+from lichen.rtl.parts import Resources as Resources
+from lichen.rtl.parts import require_fit as require_fit
+from lichen.rtl.parts import shortfall as shortfall
+from lichen.rtl.placement import Memory as Memory
+from lichen.rtl.placement import Placement as Placement
+from lichen.rtl.placement import chooser, lut_ram
+from lichen.rtl.placement import place as place
 
-ULTRA_WORDS = 4096  # of 72 bits
-LIMIT = 0.85  # of each resource that a core may take
 ASSUMED_CLOCK_HZ = 300_000_000
 LAG_LINES = 400  # that a core may take from the first pixel to the first byte
 LAG_WEIGHT = 0.25  # of that share beside those of memory and LUTs
-PIXELS_PER_UNIT = 64
+GAIN_BANKS = 2  # a picture's gains are loaded while the one before is coded
 SPREAD = 0.25  # every stage's cycles are within this of the slowest one's
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a stage takes or a part has. Memories in whole blocks; LUT RAM counts as LUT."""
-
-    dsp: int = 0
-    bram36: float = 0.0
-    uram: int = 0
-    lut: int = 0
-    ff: int = 0
-
-    def __add__(self, other: Resources) -> Resources:
-        return Resources(
-            self.dsp + other.dsp, self.bram36 + other.bram36, self.uram + other.uram,
-            self.lut + other.lut, self.ff + other.ff,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Part:
-    """A programmable device. `board` is the name on the command line."""
-
-    board: str
-    name: str
-    resources: Resources
-
-
-KV260 = Part("kv260", "XCK26", Resources(1248, 144, 64, 117_120, 234_240))
-ZCU102 = Part("zcu102", "XCZU9EG", Resources(2520, 912, 0, 274_080, 548_160))
-PARTS = {part.board: part for part in (KV260, ZCU102)}
 
 
 @dataclass(frozen=True)
@@ -81,79 +58,6 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """A memory as blocks see it: words of `width` bits; `read_only` by the datapath: weights."""
-
-    stage: str
-    role: str  # "ring", "weights", "delay", "tile", "parameters", "gains"
-    width: int
-    depth: int
-
-    @property
-    def bits(self) -> int:
-        return self.width * self.depth
-
-    @property
-    def bram36(self) -> float:
-        """Block RAMs, in halves: 512 x 72, 1K x 36, 2K x 18, 4K x 9 (simple dual port)."""
-        return 0.0 if self.distributed else self._halves[0] / 2
-
-    @property
-    def distributed(self) -> bool:
-        """Whether it is LUT RAM, as `leaf.Memory` decides where nothing else is said."""
-        return self.bits <= LUT_RAM_BITS
-
-    @property
-    def _halves(self) -> tuple[int, int]:
-        """Half block RAMs, and how many of them follow each other in depth."""
-        return min(
-            (ceil(self.width / width) * ceil(self.depth / depth), ceil(self.depth / depth))
-            for width, depth in ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192))
-        )
-
-    @property
-    def lut(self) -> int:
-        """LUTs: those of LUT RAM, or those that choose between block RAMs in depth."""
-        if self.distributed:
-            return lut_ram(self.width, self.depth)
-        return _choice(self.width, self._halves[1])
-
-    @property
-    def uram(self) -> int:
-        """UltraRAMs of 4K x 72."""
-        return ceil(self.width / 72) * ceil(self.depth / ULTRA_WORDS)
-
-    @property
-    def split(self) -> tuple[Memory, Memory]:
-        """Its whole UltraRAMs, and what is left for block RAM; either may have no words."""
-        low = self.depth // ULTRA_WORDS * ULTRA_WORDS
-        return replace(self, depth=low), replace(self, depth=self.depth - low)
-
-    def share(self, part: Part) -> float:
-        """The share of a part's memory that it takes, wherever it is cheapest."""
-        have = part.resources
-        shares = [self.bram36 / have.bram36]
-        if have.uram:
-            whole, rest = self.split
-            shares.append(self.uram / have.uram)
-            shares.append(whole.uram / have.uram + rest.bram36 / have.bram36)
-        return min(shares)
-
-
-def lut_ram(width: int, depth: int) -> int:
-    """LUTs of a LUT RAM: eight hold 32 words of 14 bits or 64 of 7, behind one read port."""
-    if depth <= 32:
-        return 8 * ceil(width / 14)
-    banks = ceil(depth / 64)
-    return 8 * ceil(width / 7) * banks + _choice(width, banks)
-
-
-def _choice(width: int, ways: int) -> int:
-    """LUTs that choose one of so many words: a LUT chooses one of four bits."""
-    return 0 if ways == 1 else width * ceil(ways / 4)
-
-
-@dataclass(frozen=True)
 class StagePlan:
     """A stage with its folding and its figures. cycles: per frame; busy: of them, multiplying."""
 
@@ -162,7 +66,15 @@ class StagePlan:
     cycles: int
     busy: float
     memories: tuple[Memory, ...]
-    logic: Resources  # DSP, LUT and FF
+    logic: Resources  # DSP, LUT and FF; memories excepted
+
+
+@dataclass(frozen=True)
+class Coder:
+    """The entropy coder, stripe buffers and framing of a core (`codec.coder`)."""
+
+    memories: tuple[Memory, ...]
+    logic: Resources
 
 
 @dataclass(frozen=True)
@@ -175,6 +87,12 @@ class Plan:
     lanes: int
     stages: tuple[StagePlan, ...]
     skew: skew.Skew
+    coder: Coder | None = None
+
+    @property
+    def reduction(self) -> int:
+        """Lines of the picture per row of units."""
+        return max(tensor.scale for tensor in (*self.graph.inputs, *self.graph.outputs))
 
     @property
     def buffers(self) -> tuple[skew.Buffer, ...]:
@@ -183,10 +101,12 @@ class Plan:
 
     @property
     def lag_lines(self) -> dict[str, float]:
-        """Lines of the picture that have come in when an output's first 64 lines are complete."""
-        source = self.graph.inputs[0].scale
-        pixels = max(tensor.scale for tensor in (*self.graph.inputs, *self.graph.outputs))
-        return {name: rows * pixels / source for name, rows in self.skew.lag_rows.items()}
+        """Lines of the picture that have come in when an output's first row of units is complete.
+
+        A stripe is one such row: `reduction` lines.
+        """
+        lines = self.reduction / self.graph.inputs[0].scale
+        return {name: rows * lines for name, rows in self.skew.lag_rows.items()}
 
     @property
     def folds(self) -> dict[str, Folding]:
@@ -206,11 +126,18 @@ class Plan:
 
     @property
     def memories(self) -> tuple[Memory, ...]:
-        return tuple(memory for stage in self.stages for memory in stage.memories)
+        coder = self.coder.memories if self.coder else ()
+        return (*(memory for stage in self.stages for memory in stage.memories), *coder)
 
     @property
     def logic(self) -> Resources:
-        return sum((stage.logic for stage in self.stages), Resources())
+        """DSP, LUT and FF of all but the memories."""
+        coder = self.coder.logic if self.coder else Resources()
+        return sum((stage.logic for stage in self.stages), coder)
+
+    def place(self, part: Part) -> Placement:
+        """Place its memories on a part, long delays outside where they must be."""
+        return place(self.memories, part, external=True, taken=self.logic)
 
 
 # LUT and FF of a convolution: what `widths` says, times these (docs/results/synthesis.json).
@@ -234,7 +161,7 @@ def fold(graph: Graph, target: Target, part: Part = ZCU102, lanes: int | None = 
         values = max(t.channels * t.scale**2 for t in tensors) * units[0] * units[1]
         lanes = next((n for n in (1, 2, 4, 8) if values <= n * target.cycles), 8)
     folds = {
-        stage.name: choose(stage, units, target.cycles, lanes, part)
+        stage.name: choose(stage, units, target.cycles, lanes, part, reduction)
         for stage in graph.stages
         if stage.layer is not None
     }
@@ -261,7 +188,12 @@ def size(stage: Stage, units: tuple[int, int]) -> tuple[int, int]:
 
 
 def choose(
-    stage: Stage, units: tuple[int, int], budget: int, lanes: int, part: Part = ZCU102
+    stage: Stage,
+    units: tuple[int, int],
+    budget: int,
+    lanes: int,
+    part: Part = ZCU102,
+    reduction: int = 64,
 ) -> Folding:
     """Give the cheapest folding of a convolution that takes at most `budget` cycles per frame.
 
@@ -283,7 +215,7 @@ def choose(
             weight_memory("", layer, folding).share(part)
             + ring_memory("", layer, folding, columns).share(part)
             + _logic(layer, folding).lut / part.resources.lut
-            + LAG_WEIGHT * _lag(stage, folding, columns),
+            + LAG_WEIGHT * _lag(stage, folding, columns, reduction),
             cycles,
         )
         if best is None or cost < best[0]:
@@ -318,11 +250,11 @@ def _suits(layer: Layer, folding: Folding) -> bool:
     return True
 
 
-def _lag(stage: Stage, folding: Folding, columns: int) -> float:
+def _lag(stage: Stage, folding: Folding, columns: int, reduction: int) -> float:
     """Give the time of the groups on the way, in `LAG_LINES`."""
     assert stage.layer is not None
     groups = skew.GROUPS_ON_THE_WAY * folding.pixels * stage.layer.stride[1] / columns
-    return groups * stage.layer.stride[0] * PIXELS_PER_UNIT / stage.inputs[0].scale / LAG_LINES
+    return groups * stage.layer.stride[0] * reduction / stage.inputs[0].scale / LAG_LINES
 
 
 def ring_memory(name: str, layer: Layer, folding: Folding, columns: int) -> Memory:
@@ -352,7 +284,9 @@ def _plan(
         memories = delays
         if isinstance(stage.op, ops.Scale):
             logic = logic + Resources(dsp=lanes)
-            memories += (Memory(stage.name, "gains", 16 * lanes, tensor.channels // lanes),)
+            banks = GAIN_BANKS if isinstance(stage.op.multiplier, str) else 1
+            depth = banks * tensor.channels // lanes
+            memories += (Memory(stage.name, "gains", 16 * lanes, depth),)
         return StagePlan(stage, None, values // lanes, 0.0, memories, logic)
     layer = stage.layer
     assert layer is not None
@@ -365,7 +299,7 @@ def _plan(
         layers.frame_cycles(layer, folding, rows, columns),
         out_positions * layer.macs / layers.multipliers(folding),
         (*memories, *delays),
-        _logic(layer, folding) + Resources(lut=sum(memory.lut for memory in memories)),
+        _logic(layer, folding),
     )
 
 
@@ -376,7 +310,12 @@ def stage_memories(name: str, layer: Layer, folding: Folding, columns: int) -> t
         ring_memory(name, layer, folding, columns),
         weight_memory(name, layer, folding),
         Memory(name, "tile", folding.beat * BITS[layer.y], 2 * half),
-        Memory(name, "parameters", 37 * folding.beat, layer.outputs // folding.beat),
+        Memory(
+            name,
+            "parameters",
+            layers.parameter_bits(layer) * folding.beat,
+            layer.outputs // folding.beat,
+        ),
     )
 
 
@@ -386,10 +325,7 @@ def predict(layer: Layer, folding: Folding, columns: int) -> Resources:
     columns: of its input, at most.
     """
     memories = stage_memories("", layer, folding, columns)
-    return _logic(layer, folding) + Resources(
-        bram36=sum(memory.bram36 for memory in memories),
-        lut=sum(memory.lut for memory in memories),
-    )
+    return sum((memory.resources for memory in memories), _logic(layer, folding))
 
 
 def delay_words(buffer: skew.Buffer, lanes: int) -> tuple[int, int]:
@@ -435,11 +371,11 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     }
     lut = columns * lut_ram(word, 2 * layer.kernel[0] * layer.channels // f.word)
     lut += word + shifts * operands * operand_bits + weights * max(0, f.lanes - 2)
-    lut += _choice(weights * f.lanes, pack)
+    lut += chooser(weights * f.lanes, pack)
     ff = 2 * x["sum bits"] + columns * (word + lane_bits) + 2 * word
     ff += waits * operands * operand_bits + weights * (0, 1, 3, 3, 3)[f.lanes]
     ff += weights * f.lanes * pack  # gathered from the load bus, as are biases and shifts
-    ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + 37)
+    ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + layers.parameter_bits(layer))
     return x, lut, ff
 
 
@@ -448,91 +384,3 @@ def _column_luts(layer: Layer, folding: Folding) -> int:
     parts, shifted = folding.word // folding.lanes, layer.kernel[1] > 1
     inputs = parts + (parts - 1).bit_length() + 2 * shifted
     return 0 if inputs == 1 else ceil(inputs / 6)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the memories of a plan go.
-
-    split: in UltraRAM as far as it is full, the rest in block RAM. external: delays that the board
-    keeps in its DRAM.
-    """
-
-    block: tuple[Memory, ...]
-    ultra: tuple[Memory, ...]
-    split: tuple[Memory, ...]
-    external: tuple[Memory, ...]
-
-    @property
-    def resources(self) -> Resources:
-        """Block RAMs and UltraRAMs."""
-        parts = [memory.split for memory in self.split]
-        block = [*self.block, *(rest for _, rest in parts)]
-        ultra = [*self.ultra, *(whole for whole, _ in parts)]
-        return Resources(
-            bram36=sum(memory.bram36 for memory in block),
-            uram=sum(memory.uram for memory in ultra),
-        )
-
-
-def place(
-    memories: tuple[Memory, ...], part: Part, external: bool = False, taken: Resources = Resources()
-) -> Placement:
-    """Put each memory where it wastes least. taken: what the rest of the core takes of the part.
-
-    With `external`, delays leave the chip, the largest first, until the rest fits.
-    """
-    outside: list[Memory] = []
-    while True:
-        inside = [memory for memory in memories if memory not in outside]
-        left = int(LIMIT * part.resources.uram) - taken.uram
-        placement = _place(inside, part, tuple(outside), left)
-        fits = not shortfall(placement.resources + taken, part)
-        delays = [memory for memory in inside if memory.role == "delay"]
-        if fits or not external or not delays:
-            return placement
-        outside.append(max(delays, key=lambda memory: memory.bits))
-
-
-def _place(memories: list[Memory], part: Part, outside: tuple[Memory, ...], left: int) -> Placement:
-    """Give UltraRAM, `left` blocks of it, to whom it saves most block RAM per block."""
-    ways = []  # (block RAM saved per UltraRAM, memory, whether split)
-    for memory in memories:
-        if part.resources.uram and memory.bram36 >= 2:
-            ways.append((memory.bram36 / memory.uram, memory, False))
-            whole, rest = memory.split
-            if whole.depth and rest.depth:
-                ways.append(((memory.bram36 - rest.bram36) / whole.uram, memory, True))
-    chosen: dict[int, bool] = {}
-    for _, memory, split in sorted(ways, key=lambda way: way[0], reverse=True):
-        count = memory.split[0].uram if split else memory.uram
-        if id(memory) not in chosen and count <= left:
-            chosen[id(memory)] = split
-            left -= count
-    return Placement(
-        tuple(memory for memory in memories if id(memory) not in chosen),
-        tuple(memory for memory in memories if chosen.get(id(memory)) is False),
-        tuple(memory for memory in memories if chosen.get(id(memory)) is True),
-        outside,
-    )
-
-
-def require_fit(total: Resources, part: Part) -> None:
-    """Raise ContractError naming each resource of which more than LIMIT of the part is taken."""
-    over = shortfall(total, part)
-    if over:
-        text = "; ".join(
-            f"{name}: {used:g} of {limit:g} allowed, {used - limit:g} too many"
-            for name, (used, limit) in over.items()
-        )
-        raise ContractError(f"the folding does not fit {part.name} ({part.board}): {text}")
-
-
-def shortfall(total: Resources, part: Part) -> Mapping[str, tuple[float, float]]:
-    """Give what is taken and what is allowed, for each resource that does not suffice."""
-    found = {}
-    for name in ("dsp", "bram36", "uram", "lut", "ff"):
-        used, limit = float(getattr(total, name)), LIMIT * float(getattr(part.resources, name))
-        if used > limit:
-            found[name] = (used, int(limit * 2) / 2)
-    return found

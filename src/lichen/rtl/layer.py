@@ -8,6 +8,7 @@ from math import ceil
 from lichen.program.ops import DType
 
 BITS: dict[DType, int] = {"u8": 8, "s8": 8, "s16": 16}
+SHIFT_BITS = 5
 PIPELINE = 2  # cycles from the player's counters to the array: memory, then shift register
 
 
@@ -61,6 +62,11 @@ class Folding:
 def window_columns(layer: Layer, folding: Folding) -> int:
     """Columns of the input that a group of output positions looks at."""
     return (folding.pixels - 1) * layer.stride[1] + layer.kernel[1]
+
+
+def parameter_bits(layer: Layer) -> int:
+    """Bits of an output channel's parameters: its bias, which no sum is without, and its shift."""
+    return layer.sum_bits + SHIFT_BITS
 
 
 def tile_beats(layer: Layer, folding: Folding) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -10,24 +11,43 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, ResetSignal,
 
 FOLDER = Path(__file__).parent
 SOURCES = tuple(FOLDER / name for name in ("memory.sv", "mac_array.sv", "mac_chain.sv"))
-Style = Literal["auto", "block", "ultra", "distributed", "split"]
 LOAD_BITS = 32
 LUT_RAM_BITS = 2048  # a memory of no more than these is LUT RAM where nobody says otherwise
+ULTRA_WORDS, BLOCK_WORDS = 4096, 512  # of an UltraRAM, and of a block RAM at its widest
+LUT_RAM_WORDS = 512  # at most, behind UltraRAM or block RAM
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a memory lies: its first `ultra` words in UltraRAM, the next `block` in block RAM.
+
+    The rest is LUT RAM. Where something follows, `ultra` is a multiple of ULTRA_WORDS and the end
+    of `block` one of BLOCK_WORDS; fewer than ULTRA_WORDS follow UltraRAM, and at most LUT_RAM_WORDS
+    are LUT RAM behind something else.
+    """
+
+    ultra: int
+    block: int
+
+
+LUT_RAM = Home(0, 0)
 
 
 class Memory:
     """A memory of `depth` words with a write port and a read port, memory.sv; never initialised.
 
-    The signals are its ports. style "auto" is decided here, and not by a tool, so that `fold` can
+    The signals are its ports. home: None is decided here, and not by a tool, so that `fold` can
     count what becomes of it: LUT RAM for up to LUT_RAM_BITS, else block RAM. Reading takes
     `latency` (1 or 2) cycles in which `read_enable` is high, and one read per enabled cycle.
     """
 
-    def __init__(self, width: int, depth: int, *, style: Style = "auto", latency: int = 1) -> None:
-        if style == "auto":
-            style = "distributed" if width * depth <= LUT_RAM_BITS else "block"
-        self.width, self.depth, self.latency = width, depth, latency
-        self.style: Style = style
+    def __init__(
+        self, width: int, depth: int, *, home: Home | None = None, latency: int = 1
+    ) -> None:
+        if home is None:
+            home = Home(0, 0 if width * depth <= LUT_RAM_BITS else depth)
+        _check(home, depth)
+        self.width, self.depth, self.latency, self.home = width, depth, latency, home
         bits = max(1, (depth - 1).bit_length())
         self.write_enable = Signal()
         self.write_address = Signal(bits)
@@ -50,9 +70,22 @@ class Memory:
             p_WIDTH=self.width,
             p_DEPTH=self.depth,
             p_LATENCY=self.latency,
-            p_STYLE=self.style,
+            p_ULTRA=self.home.ultra,
+            p_BLOCK=self.home.block,
             i_clk=ClockSignal(),
             **ports,
+        )
+
+
+def _check(home: Home, depth: int) -> None:
+    """Raise ValueError where memory.sv could not address a home."""
+    end = home.ultra + home.block
+    ultra = home.ultra % ULTRA_WORDS == 0 and depth - home.ultra < ULTRA_WORDS
+    block = end % BLOCK_WORDS == 0 and depth - end <= LUT_RAM_WORDS
+    if end > depth or not (home.ultra in (0, depth) or ultra) or not (end in (0, depth) or block):
+        raise ValueError(
+            f"{home} does not suit {depth} words: what follows UltraRAM must begin at a multiple "
+            f"of {ULTRA_WORDS} and be shorter, LUT RAM behind others at one of {BLOCK_WORDS}"
         )
 
 

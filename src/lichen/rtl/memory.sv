@@ -1,4 +1,9 @@
-// A memory with one write port and one read port, as block RAM, UltraRAM or LUT RAM keep it.
+// A memory with one write port and one read port, as UltraRAM, block RAM and LUT RAM keep it.
+//
+// Words 0 .. ULTRA-1 lie in UltraRAM, the next BLOCK in block RAM, the rest in LUT RAM. ULTRA is a
+// multiple of 4096 or DEPTH, ULTRA + BLOCK a multiple of 512 or DEPTH; fewer than 4096 words follow
+// UltraRAM, at most 512 are LUT RAM behind the others. So what lies higher is chosen by the upper
+// bits of the address and addressed by the lower ones, without an adder.
 //
 // Reading takes LATENCY (1 or 2) enabled cycles; while read_enable is low the output stays. A word
 // read in the cycle in which it is written may be the old or the new one: no user reads it then.
@@ -6,9 +11,8 @@ module lichen_memory #(
     parameter int WIDTH = 8,
     parameter int DEPTH = 2,
     parameter int LATENCY = 1,
-    // "auto", "block", "ultra", "distributed", or "split": whole UltraRAMs (4096 words) and block
-    // RAM for the words that are left over
-    parameter STYLE = "auto",
+    parameter int ULTRA = 0,
+    parameter int BLOCK = DEPTH,
     localparam int BITS = DEPTH > 1 ? $clog2(DEPTH) : 1
 ) (
     input  logic             clk,
@@ -19,39 +23,72 @@ module lichen_memory #(
     input  logic [BITS-1:0]  read_address,
     output logic [WIDTH-1:0] read_data
 );
-  localparam int ULTRA = 4096;
-  localparam int LOW = DEPTH / ULTRA * ULTRA;  // words in UltraRAM
+  localparam int END = ULTRA + BLOCK;  // where LUT RAM begins
+  localparam bit HAS_ULTRA = ULTRA > 0;
+  localparam bit HAS_BLOCK = BLOCK > 0;
+  localparam bit HAS_LUTS = END < DEPTH;
+  localparam bit SINGLE = 32'(HAS_ULTRA) + 32'(HAS_BLOCK) + 32'(HAS_LUTS) == 1;
+
+  logic [WIDTH-1:0] ultra_word, block_word, lut_word, word;
+  // Which region an address is in: beyond UltraRAM, beyond block RAM.
+  logic write_above, write_last, read_above, read_last, above, last;
 
   generate
-    if (STYLE == "split" && LOW > 0 && LOW < DEPTH) begin : split
-      (* ram_style = "ultra" *) logic [WIDTH-1:0] low_words[LOW];
-      (* ram_style = "block" *) logic [WIDTH-1:0] high_words[DEPTH-LOW];
-      logic [WIDTH-1:0] low_word, high_word;
-      logic write_high, read_high, late_high;
-      assign write_high = write_address >= BITS'(LOW);
-      assign read_high = read_address >= BITS'(LOW);
-      always_ff @(posedge clk) if (write_enable && !write_high) low_words[write_address] <= write_data;
+    if (SINGLE) begin : single
+      assign write_above = 1'b0;
+      assign write_last = 1'b0;
+      assign read_above = 1'b0;
+      assign read_last = 1'b0;
+      assign above = 1'b0;
+      assign last = 1'b0;
+      assign word = HAS_ULTRA ? ultra_word : HAS_BLOCK ? block_word : lut_word;
+    end else begin : regions
+      assign write_above = !HAS_ULTRA || (write_address >> 12) == BITS'(ULTRA / 4096);
+      assign write_last = HAS_LUTS && (write_address >> 9) == BITS'(END / 512);
+      assign read_above = !HAS_ULTRA || (read_address >> 12) == BITS'(ULTRA / 4096);
+      assign read_last = HAS_LUTS && (read_address >> 9) == BITS'(END / 512);
+      always_ff @(posedge clk) if (read_enable) above <= read_above;
+      always_ff @(posedge clk) if (read_enable) last <= read_last;
+      assign word = last ? lut_word : above ? (HAS_BLOCK ? block_word : lut_word) : ultra_word;
+    end
+
+    if (HAS_ULTRA) begin : ultra
+      localparam int SIZE = SINGLE ? BITS : ULTRA > 1 ? $clog2(ULTRA) : 1;
+      (* ram_style = "ultra" *) logic [WIDTH-1:0] words[ULTRA];
       always_ff @(posedge clk)
-        if (write_enable && write_high) high_words[write_address-BITS'(LOW)] <= write_data;
-      always_ff @(posedge clk) if (read_enable) low_word <= low_words[read_high ? '0 : read_address];
+        if (write_enable && !write_above) words[write_address[SIZE-1:0]] <= write_data;
+      always_ff @(posedge clk) if (read_enable) ultra_word <= words[read_address[SIZE-1:0]];
+    end else begin : no_ultra
+      assign ultra_word = '0;
+    end
+
+    if (HAS_BLOCK) begin : block
+      // Beyond UltraRAM fewer than 4096 words are left, if there is any UltraRAM.
+      localparam int SIZE = HAS_ULTRA ? (BITS < 12 ? BITS : 12) : BITS;
+      (* ram_style = "block" *) logic [WIDTH-1:0] words[BLOCK];
       always_ff @(posedge clk)
-        if (read_enable) high_word <= high_words[read_high ? read_address-BITS'(LOW) : '0];
-      always_ff @(posedge clk) if (read_enable) late_high <= read_high;
-      if (LATENCY == 1) begin : direct
-        assign read_data = late_high ? high_word : low_word;
-      end else begin : registered
-        always_ff @(posedge clk) if (read_enable) read_data <= late_high ? high_word : low_word;
-      end
-    end else begin : whole
-      (* ram_style = STYLE *) logic [WIDTH-1:0] words[DEPTH];
-      logic [WIDTH-1:0] word;
-      always_ff @(posedge clk) if (write_enable) words[write_address] <= write_data;
-      always_ff @(posedge clk) if (read_enable) word <= words[read_address];
-      if (LATENCY == 1) begin : direct
-        assign read_data = word;
-      end else begin : registered
-        always_ff @(posedge clk) if (read_enable) read_data <= word;
-      end
+        if (write_enable && (SINGLE || (write_above && !write_last)))
+          words[write_address[SIZE-1:0]] <= write_data;
+      always_ff @(posedge clk) if (read_enable) block_word <= words[read_address[SIZE-1:0]];
+    end else begin : no_block
+      assign block_word = '0;
+    end
+
+    if (HAS_LUTS) begin : luts
+      // At most 512 words, unless there is nothing else.
+      localparam int SIZE = SINGLE || BITS < 9 ? BITS : 9;
+      (* ram_style = "distributed" *) logic [WIDTH-1:0] words[DEPTH-END];
+      always_ff @(posedge clk)
+        if (write_enable && (SINGLE || write_last)) words[write_address[SIZE-1:0]] <= write_data;
+      always_ff @(posedge clk) if (read_enable) lut_word <= words[read_address[SIZE-1:0]];
+    end else begin : no_luts
+      assign lut_word = '0;
+    end
+
+    if (LATENCY == 1) begin : direct
+      assign read_data = word;
+    end else begin : registered
+      always_ff @(posedge clk) if (read_enable) read_data <= word;
     end
   endgenerate
 endmodule

@@ -28,7 +28,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.entropy.rans import MAX_ESCAPE_GROUPS
 from lichen.entropy.tables import ESCAPE_GROUP_BITS, MAX_SYMBOL, MIN_SYMBOL
-from lichen.rtl.leaf import LoadBus, Memory, Style, fill
+from lichen.rtl.leaf import LUT_RAM, Home, LoadBus, Memory, fill
 from lichen.rtl.rans_tables import BASE_BITS, LENGTH_BITS, SHIFT_STEPS, WAYS, DecoderShape
 from lichen.rtl.stripe_buffer import sequence
 
@@ -84,11 +84,11 @@ class RansDecoder(wiring.Component):
         *,
         low: int = MIN_SYMBOL,
         high: int = MAX_SYMBOL,
-        style: Style = "auto",
+        home: Home | None = None,
     ) -> None:
         if not 1 <= lanes <= DEPTH:
             raise ValueError(f"the ring has 1..{DEPTH} lanes, not {lanes}")
-        self.shape, self.lanes, self.bus, self.style = shape, lanes, bus, style
+        self.shape, self.lanes, self.bus, self.home = shape, lanes, bus, home
         self.numbers, self.low, self.high = (descriptors, rows), low, high
         self.job = data.StructLayout(
             {"base": shape.row_address_bits, "shift": 2, "length": LENGTH_BITS, "last": 1}
@@ -153,7 +153,7 @@ class RansDecoder(wiring.Component):
     def _describe(self, m: Module) -> None:
         """Look up the tables of the coming symbols and queue them."""
         shape = self.shape
-        memory = Memory(shape.descriptor_bits, shape.tables, latency=2)
+        memory = Memory(shape.descriptor_bits, shape.tables, home=LUT_RAM, latency=2)
         m.submodules.descriptors = memory.instance()
         fill(m, self.bus, self.numbers[0], memory, "descriptors")
         m.submodules.coming = self.coming = coming = SyncFIFOBuffered(
@@ -249,7 +249,7 @@ class RansDecoder(wiring.Component):
         """Stages 2 to 4: read a row and compare the slot with its keys."""
         shape = self.shape
         precision = shape.coder.precision
-        memory = Memory(shape.row_bits, shape.rows, style=self.style, latency=2)
+        memory = Memory(shape.row_bits, shape.rows, home=self.home, latency=2)
         m.submodules.rows = memory.instance()
         fill(m, self.bus, self.numbers[1], memory, "rows")
         m.d.comb += [memory.read_enable.eq(1), memory.read_address.eq(self.address0)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.lanes import connect
-from lichen.rtl.leaf import LoadBus, Style
+from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_push import RansPush
 from lichen.rtl.rans_tables import EncoderShape
 from lichen.rtl.stripe_buffer import StripeBuffer, sequence
 from lichen.rtl.symbol_steps import SymbolSteps, symbol_layout
+
+MEMORY_BITS = 72  # of a word of UltraRAM, and of a block RAM
 
 
 class RansEncoder(wiring.Component):
@@ -39,13 +43,16 @@ class RansEncoder(wiring.Component):
         bus: LoadBus,
         descriptors: int,
         entries: int,
-        style: Style = "auto",
+        homes: Mapping[str, Home] | None = None,
     ) -> None:
         item = symbol_layout(shape.tables).size
         word = shape.coder.word_bits
-        ultra = style == "ultra"
-        self.symbol_buffer = StripeBuffer(item, capacity, max(1, 72 // item), style)
-        self.word_buffer = StripeBuffer(word, words, 72 // word if ultra else 1, style)
+        homes = homes or {}
+        self.symbol_buffer = StripeBuffer(
+            item, capacity, max(1, MEMORY_BITS // item), homes.get("symbols")
+        )
+        self.word_buffer = StripeBuffer(word, words, MEMORY_BITS // word, homes.get("words"))
+        self.entries = shape.entry_bits, shape.entries
         self.steps = SymbolSteps(
             shape,
             lanes,
@@ -53,7 +60,7 @@ class RansEncoder(wiring.Component):
             bus,
             descriptors,
             entries,
-            style,
+            homes.get("entries"),
         )
         self.push = RansPush(shape.coder, lanes)
         self.count_layout = self.word_buffer.count_layout
@@ -64,6 +71,15 @@ class RansEncoder(wiring.Component):
                 "counts": Out(stream.Signature(self.count_layout)),
             }
         )
+
+    @property
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Width and depth of its large memories, by the names of their homes."""
+        return {
+            "symbols": self.symbol_buffer.size,
+            "words": self.word_buffer.size,
+            "entries": self.entries,
+        }
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

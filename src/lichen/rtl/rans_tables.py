@@ -30,6 +30,7 @@ WAYS = (
     7  # intervals of a decoder's row: 8 keys and 16 bits are 144 bits, two URAMs or 16 block RAMs
 )
 BASE_BITS = 14  # of a row's first symbol (signed) or first child (unsigned)
+ROWS_STEP = 512  # of a decoder's memory: words of a block RAM
 SHIFT_STEPS = (0, 3, 5, 7)  # shift = precision - one of these: 1, 8, 32 or 128 rows of a table
 LOAD_BITS = 32  # of a load word
 ESCAPE_BITS = 12  # of the number of a table's last entry
@@ -181,6 +182,16 @@ def decoder_shape(tables: Tables, rows: int) -> DecoderShape:
     return DecoderShape(Coder(tables.precision), len(tables), rows)
 
 
+def rows_for(tables: Tables) -> int:
+    """Give how many rows suit a set of tables: half as many again as they take at the least."""
+    least = sum(min(tree.cost(step)[0] for step in SHIFT_STEPS) for tree in _trees(tables))
+    return -(-(least * 3 // 2) // ROWS_STEP) * ROWS_STEP
+
+
+def _trees(tables: Tables) -> list[_Tree]:
+    return [_Tree(tables, number) for number in range(len(tables))]
+
+
 def decoder_contents(tables: Tables, shape: DecoderShape) -> tuple[bytes, bytes]:
     """Give (descriptors, rows) to load into a decoder. Raises ModelError if they do not fit."""
     _check_precision(tables, shape.coder)
@@ -188,7 +199,7 @@ def decoder_contents(tables: Tables, shape: DecoderShape) -> tuple[bytes, bytes]
     edge = 1 << BASE_BITS - 1
     if tables.offsets.min() < -edge or (tables.offsets + tables.lengths).max() >= edge:
         raise ModelError(f"the rANS decoder core takes tables of symbols within {-edge}..{edge}")
-    trees = [_Tree(tables, number) for number in range(len(tables))]
+    trees = _trees(tables)
     steps = _steps_that_fit(trees, shape.rows)
     # First the rows that slots address, the most of a table first: each table's 2**step rows then
     # begin at a multiple of 2**step, and the address is an OR.
@@ -214,7 +225,7 @@ def decoder_contents(tables: Tables, shape: DecoderShape) -> tuple[bytes, bytes]
 
 def rounds(tables: Tables, row_count: int) -> NDArray[np.float64]:
     """Expected rows read per symbol of each table, if symbols come as their table says: (T,)."""
-    trees = [_Tree(tables, number) for number in range(len(tables))]
+    trees = _trees(tables)
     steps = _steps_that_fit(trees, row_count)
     return np.array([1 + tree.cost(step)[1] for tree, step in zip(trees, steps)])
 

@@ -38,7 +38,7 @@ def trial_text(trial: Trial, plan: Plan) -> str:
 
 def totals(plan: Plan, part: Part) -> tuple[Resources, fold.Placement]:
     """Give all that a plan takes on a part, with its long delays outside where they must be."""
-    placement = fold.place(plan.memories, part, external=True)
+    placement = plan.place(part)
     return plan.logic + placement.resources, placement
 
 
@@ -59,7 +59,7 @@ def plan_text(plan: Plan, part: Part) -> str:
             f"{name:24} {f'{f.lanes} x {f.outputs} x {f.pixels}':>24} {stage.cycles:9} "
             f"{stage.busy / plan.cycles:6.1%} {stage.logic.dsp:5} "
             f"{f'{weights.width}x{weights.depth}':>12} {f'{ring.width}x{ring.depth}':>12} "
-            f"{stage.logic.lut:6} {stage.logic.ff:6}"
+            f"{stage.logic.lut + placement.taken_by(name).lut:6} {stage.logic.ff:6}"
         )
     lines.append("")
     lines += [
@@ -69,7 +69,7 @@ def plan_text(plan: Plan, part: Part) -> str:
         for buffer in plan.buffers
     ]
     lines += [
-        f"{name}: its first 64 lines leave when {lag:.0f} lines have come in"
+        f"{name}: its first {plan.reduction} lines leave when {lag:.0f} lines have come in"
         for name, lag in plan.lag_lines.items()
     ]
     lines += [
@@ -77,9 +77,13 @@ def plan_text(plan: Plan, part: Part) -> str:
         f"{plan.cycles} cycles per frame, {plan.target.clock_hz / plan.cycles:.1f} frames/s at an "
         f"assumed clock of {plan.target.clock_hz / 1e6:g} MHz; multipliers busy "
         f"{plan.occupancy:.1%}",
-        f"of {part.name} ({part.board}), networks only, LUT and FF predicted:",
+        f"of {part.name} ({part.board}), {_what(plan)}, LUT and FF predicted:",
     ]
     return "\n".join([*lines, *_against(total, part)])
+
+
+def _what(plan: Plan) -> str:
+    return "networks only" if plan.coder is None else "entropy coder and stripe buffers included"
 
 
 def _against(total: Resources, part: Part) -> list[str]:
@@ -98,7 +102,11 @@ def _against(total: Resources, part: Part) -> list[str]:
 
 def synthesis_text(found: Synthesis, plan: Plan, part: Part) -> str:
     """Give a synthesis as text: a line for each stage, then the whole against the part."""
-    predicted = {stage.stage.name: stage.logic for stage in plan.stages if stage.folding}
+    placement = plan.place(part)
+    predicted = {
+        name: stage.logic + placement.taken_by(name)
+        for stage in plan.stages if stage.folding for name in [stage.stage.name]
+    }  # fmt: skip
     lines = [
         f"{found.tool}, {SCRIPT}; a level: a LUT, the reading of a LUT RAM, or a chain of carries",
         f"{'stage':32} {'levels':>6} {'DSP':>5} {'LUT':>7} {'(plan)':>8} {'FF':>7} {'(plan)':>8} "
@@ -149,6 +157,7 @@ def plan_values(plan: Plan, part: Part) -> dict[str, Any]:
             "busy": stage.busy / plan.cycles,
             "memories": [asdict(memory) for memory in stage.memories],
             "logic": asdict(stage.logic),
+            "placed": asdict(placement.taken_by(stage.stage.name)),
         }
         for stage in plan.stages
     ]

@@ -9,10 +9,9 @@ from amaranth.lib.wiring import In, Out
 from lichen.rtl import layer as layers
 from lichen.rtl.element import saturate
 from lichen.rtl.layer import BITS, Folding, Layer
-from lichen.rtl.leaf import LoadBus, Memory, fill
+from lichen.rtl.leaf import Home, LoadBus, Memory, fill
 from lichen.rtl.window import pass_counter
 
-PARAMETER_BITS = 32 + 5  # bias and shift of an output channel
 LATENCY = 6
 
 
@@ -20,14 +19,24 @@ class Requantise(wiring.Component):
     """Take the sums of a tile from the array, add biases, shift, round half to even, saturate.
 
     head: `beat` sums; done: the array has a new tile; next: the present head is taken. A tile's
-    sums come pixel by pixel, output channels innermost. The parameters of a channel, bias (32 bits)
-    and shift (5), lie in a memory that the load bus fills, in the order of passes and tiles.
+    sums come pixel by pixel, output channels innermost. The parameters of a channel, bias
+    (`sum_bits`) and shift (5), lie in a memory that the load bus fills, in the order of passes and
+    tiles.
 
     Throughput: `beat` sums per cycle. Latency: 6 cycles from `head` to `value`.
     """
 
-    def __init__(self, layer: Layer, folding: Folding, max_columns: int, bus: LoadBus, number: int):
+    def __init__(
+        self,
+        layer: Layer,
+        folding: Folding,
+        max_columns: int,
+        bus: LoadBus,
+        number: int,
+        home: Home | None = None,
+    ) -> None:
         self.layer, self.folding, self.bus, self.number = layer, folding, bus, number
+        self.home = home
         super().__init__(
             {
                 "columns": In(range(max_columns + 1)),
@@ -43,7 +52,11 @@ class Requantise(wiring.Component):
         m = Module()
         layer, folding = self.layer, self.folding
         beats, count = folding.outputs // folding.beat, layers.tiles(layer, folding)
-        memory = Memory(PARAMETER_BITS * folding.beat, layer.outputs // folding.beat)
+        memory = Memory(
+            layers.parameter_bits(layer) * folding.beat,
+            layer.outputs // folding.beat,
+            home=self.home,
+        )
         m.submodules.parameters = memory.instance()
         fill(m, self.bus, self.number, memory, "parameters")
 
@@ -78,8 +91,9 @@ class Requantise(wiring.Component):
         m.d.comb += self.valid.eq(valid[-1])
         for lane in range(folding.beat):
             total = self.head.word_select(lane, layer.sum_bits).as_signed()
-            parameters = memory.read_data.word_select(lane, PARAMETER_BITS)
-            value = self._lane(m, lane, total, parameters[:32].as_signed(), parameters[32:])
+            parameters = memory.read_data.word_select(lane, layers.parameter_bits(layer))
+            bias, shift = parameters[: layer.sum_bits].as_signed(), parameters[layer.sum_bits :]
+            value = self._lane(m, lane, total, bias, shift)
             m.d.comb += self.value.word_select(lane, BITS[layer.y]).eq(value)
         return m
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib.wiring import In
-from numpy.typing import NDArray
 
 from lichen.program import ops
 from lichen.program.ops import DType
 from lichen.rtl.element import Element, round_shift, saturate
-from lichen.rtl.leaf import LoadBus, Memory, fill
+from lichen.rtl.leaf import Home, LoadBus, Memory, fill
+from lichen.rtl.words import multipliers
 
 MULTIPLIER_BITS = 16
+contents = multipliers  # the words of its memory
 
 
 class Scale(Element):
@@ -30,16 +30,16 @@ class Scale(Element):
 
     def __init__(
         self, op: ops.Scale, x: DType, channels: int, lanes: int, bus: LoadBus, number: int,
-        banks: int = 1,
+        banks: int = 1, home: Home | None = None,
     ) -> None:  # fmt: skip
         self.op, self.channels, self.bus, self.number = op, channels, bus, number
-        self.banks = banks
+        self.banks, self.home = banks, home
         super().__init__({"input": x}, op.dtype, lanes, {"bank": In(range(max(2, banks)))})
 
     def prepare(self) -> None:
         m: Module = self.module
         beats = self.channels // self.lanes
-        memory = Memory(MULTIPLIER_BITS * self.lanes, beats * self.banks)
+        memory = Memory(MULTIPLIER_BITS * self.lanes, beats * self.banks, home=self.home)
         m.submodules.multipliers = memory.instance()
         fill(m, self.bus, self.number, memory, "multipliers")
         at = Signal(range(max(2, beats)))
@@ -57,11 +57,3 @@ class Scale(Element):
         product = self.register(self.register(x * multiplier))
         rounded = self.register(round_shift(product, self.op.shift))
         return self.register(saturate(rounded, self.op.dtype))
-
-
-def contents(multipliers: NDArray[np.int32], lanes: int) -> bytes:
-    """Give the words of a Scale's memory, padded to multiples of 4 bytes, for the load bus."""
-    words = np.asarray(multipliers, "<u2").reshape(-1, lanes)
-    padded = np.zeros((len(words), -(-lanes // 2) * 2), "<u2")
-    padded[:, :lanes] = words
-    return padded.tobytes()

@@ -15,7 +15,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from lichen.rtl.leaf import Memory, Style
+from lichen.rtl.leaf import Home, Memory
 
 
 def sequence(bits: int) -> stream.Signature:
@@ -35,8 +35,8 @@ class StripeBuffer(wiring.Component):
 
     PREFETCH = 8  # words between the memory and the output; its latency is 3 cycles
 
-    def __init__(self, bits: int, capacity: int, pack: int = 1, style: Style = "auto") -> None:
-        self.bits, self.pack, self.style = bits, pack, style
+    def __init__(self, bits: int, capacity: int, pack: int = 1, home: Home | None = None) -> None:
+        self.bits, self.pack, self.home = bits, pack, home
         self.words = -(-capacity // pack)
         self.capacity = self.words * pack
         self.count_layout = data.StructLayout({"count": range(self.capacity + 1), "overflow": 1})
@@ -49,12 +49,13 @@ class StripeBuffer(wiring.Component):
         )
 
     @property
-    def memory_bits(self) -> int:
-        return self.words * self.pack * self.bits
+    def size(self) -> tuple[int, int]:
+        """Width and depth of its memory."""
+        return self.pack * self.bits, self.words
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        self.memory = Memory(self.bits * self.pack, self.words, style=self.style, latency=2)
+        self.memory = Memory(self.bits * self.pack, self.words, home=self.home, latency=2)
         m.submodules.memory = self.memory.instance()
         # What the reader works on: set when it takes a sequence over. Comparisons of long counters
         # are registers throughout, so that few levels of logic are left between ready and ready.

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.entropy.rans import MAX_ESCAPE_GROUPS
 from lichen.entropy.tables import ESCAPE_GROUP_BITS
-from lichen.rtl.leaf import LoadBus, Memory, Style, fill
+from lichen.rtl.leaf import LUT_RAM, Home, LoadBus, Memory, fill
 from lichen.rtl.rans_push import Kind, step_layout
 from lichen.rtl.rans_tables import ESCAPE_BITS, OFFSET_BITS, EncoderShape
 from lichen.rtl.stripe_buffer import sequence
@@ -47,11 +47,11 @@ class SymbolSteps(wiring.Component):
         bus: LoadBus,
         descriptors: int,
         entries: int,
-        style: Style = "auto",
+        home: Home | None = None,
     ) -> None:
         if lanes & lanes - 1:
             raise ValueError(f"lanes must be a power of two, not {lanes}")
-        self.shape, self.lanes, self.bus, self.style = shape, lanes, bus, style
+        self.shape, self.lanes, self.bus, self.home = shape, lanes, bus, home
         self.numbers = descriptors, entries
         self.item = symbol_layout(shape.tables)
         super().__init__(
@@ -87,7 +87,7 @@ class SymbolSteps(wiring.Component):
                 m.d.sync += running.eq(0)
         self.described = self._line(m, "described", 2, accepted, lane)
         item = data.View(self.item, self.symbols.p.item)
-        descriptors = Memory(self.shape.descriptor_bits, self.shape.tables, latency=2)
+        descriptors = Memory(self.shape.descriptor_bits, self.shape.tables, home=LUT_RAM, latency=2)
         m.submodules.descriptors = descriptors.instance()
         fill(m, self.bus, self.numbers[0], descriptors, "descriptors")
         m.d.comb += [
@@ -213,7 +213,7 @@ class SymbolSteps(wiring.Component):
     def _read_entry(self, m: Module) -> None:
         """Look the entry up, two cycles, or give a group's constants; queue the step."""
         c = self.shape.coder
-        entries = Memory(self.shape.entry_bits, self.shape.entries, style=self.style, latency=2)
+        entries = Memory(self.shape.entry_bits, self.shape.entries, home=self.home, latency=2)
         m.submodules.entries = entries.instance()
         fill(m, self.bus, self.numbers[1], entries, "entries")
         m.submodules.queue = queue = SyncFIFOBuffered(width=step_layout(c).size, depth=self.STEPS)

@@ -35,7 +35,7 @@ from lichen.rtl.convolution import Convolution
 from lichen.rtl.core import identifier
 from lichen.rtl.fold import Placement, Plan, StagePlan, size
 from lichen.rtl.layer import Folding, Layer
-from lichen.rtl.leaf import SOURCES, LoadBus, Style
+from lichen.rtl.leaf import SOURCES, Home, LoadBus
 from lichen.rtl.paths import Arcs
 from lichen.rtl.simulate import cache_folder
 
@@ -157,8 +157,7 @@ def convolution(
     folding: Folding,
     rows: int,
     columns: int,
-    ring: Style = "auto",
-    weights: Style = "auto",
+    homes: Mapping[str, Home] | None = None,
 ) -> str:
     """Give the Verilog of a convolution for inputs of up to `rows` x `columns`, and its memories.
 
@@ -166,7 +165,7 @@ def convolution(
     """
     unit = Convolution(
         layer, folding, lanes=folding.beat, max_columns=columns, max_rows=rows, bus=LoadBus(),
-        number=0, face="packed", ring_style=ring, weight_style=weights,
+        number=0, face="packed", homes=homes,
     )  # fmt: skip
     return verilog_of(unit, unit.bus)
 
@@ -175,12 +174,8 @@ def _planned(stage: StagePlan, plan: Plan, placement: Placement | None) -> str:
     """Give the Verilog of a stage's convolution, its memories where `placement` puts them."""
     layer, folding, name = stage.stage.layer, stage.folding, stage.stage.name
     assert layer is not None and folding is not None
-    styles: dict[str, Style] = {}
-    if placement is not None:
-        styles |= {m.role: "ultra" for m in placement.ultra if m.stage == name}
-        styles |= {m.role: "split" for m in placement.split if m.stage == name}
-    places = [styles.get(role, "auto") for role in ("ring", "weights")]
-    return convolution(layer, folding, *size(stage.stage, plan.units), *places)
+    homes = placement.of(name) if placement is not None else {}
+    return convolution(layer, folding, *size(stage.stage, plan.units), homes)
 
 
 def component(unit: wiring.Component, bus: LoadBus | None = None) -> Module:

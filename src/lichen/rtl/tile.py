@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from lichen.rtl import layer as layers
 from lichen.rtl.lanes import beat
 from lichen.rtl.layer import BITS, Folding, Layer
-from lichen.rtl.leaf import Memory, Style
+from lichen.rtl.leaf import Home, Memory
 
 
 class TileBuffer(wiring.Component):
@@ -24,10 +24,10 @@ class TileBuffer(wiring.Component):
     """
 
     def __init__(
-        self, layer: Layer, folding: Folding, max_columns: int, style: Style = "auto"
+        self, layer: Layer, folding: Folding, max_columns: int, home: Home | None = None
     ) -> None:
         self.layer, self.folding = layer, folding
-        self.style: Style = style
+        self.home = home
         self.bits = BITS[layer.y] * folding.beat
         super().__init__(
             {
@@ -46,7 +46,7 @@ class TileBuffer(wiring.Component):
         tile_beats = folding.outputs // folding.beat
         pixel_beats = tile_beats * layers.tiles(layer, folding)  # of one position
         half_beats = pixel_beats * folding.pixels
-        memory = Memory(self.bits, 2 * half_beats, style=self.style)
+        memory = Memory(self.bits, 2 * half_beats, home=self.home)
         m.submodules.memory = memory.instance()
 
         free, full = Signal(range(3), init=2), Signal(range(3))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lichen.container import ROW_LINES
 from lichen.errors import ContractError, DeviceError
 from lichen.model import Model
-from lichen.rtl import fold, graph
+from lichen.rtl import codec, fold, graph
 from lichen.rtl.codec import Decoder, Encoder
 from lichen.rtl.convolution import Face
 from lichen.rtl.core import to_beats
@@ -73,15 +74,21 @@ def plan_for(model: Model, core: Core, part: fold.Part, target: fold.Target) -> 
             "the student is one"
         )
     make = graph.encoder if core == "encoder" else graph.decoder
-    return fold.fold(make(model.programs), target, part)
+    plan = fold.fold(make(model.programs), target, part)
+    return replace(plan, coder=codec.coder(model, plan, core, stripe_units(model)))
+
+
+def stripe_units(model: Model) -> int:
+    """Count the rows of the coarsest grid in a stripe of 64 lines."""
+    return ROW_LINES // model.reduction
 
 
 def core_for(
     model: Model, kind: Core, plan: fold.Plan, placement: fold.Placement, face: Face = "plain"
 ) -> Encoder | Decoder:
-    """Make a core of a plan, in stripes of 64 lines."""
+    """Make a core of a plan, in stripes of 64 lines, the least that a stream has."""
     make = Encoder if kind == "encoder" else Decoder
-    return make(model, plan, stripe=Bench.STRIPE, placement=placement, face=face)
+    return make(model, plan, stripe=stripe_units(model), placement=placement, face=face)
 
 
 class Bench:
@@ -97,7 +104,7 @@ class Bench:
     ) -> None:
         self.model, self.kind, self.part, self.target = model, kind, part, target
         self.plan = plan_for(model, kind, part, target)
-        placement = fold.place(self.plan.memories, part, external=True)
+        placement = self.plan.place(part)
         self.core = core_for(model, kind, self.plan, placement)
         started = time.perf_counter()
         name = f"lichen_{kind}_{part.board}"
@@ -145,7 +152,7 @@ class Bench:
         simulation.run({"load": self.core.contents(self.model, position)}, {})
         simulation.set(
             width=width, height=height, unit_rows=rows, unit_columns=columns, bank=0,
-            stripe=self.STRIPE, stripes=-(-rows // self.STRIPE),
+            stripe=stripe_units(self.model), stripes=-(-rows // stripe_units(self.model)),
         )  # fmt: skip
         simulation.reset()  # sizes change in reset only; what is loaded stays
         results = []
@@ -183,7 +190,7 @@ class Bench:
 
     def _checks(self, count: int, rows: int) -> dict[str, int]:
         """Beats of the streams that say whether all is well."""
-        stripes = count * -(-rows // self.STRIPE)
+        stripes = count * -(-rows // stripe_units(self.model))
         if self.kind == "encoder":
             return {"overflows": stripes}
         return {"framings": count, "z_statuses": stripes, "y_statuses": stripes}

@@ -21,7 +21,7 @@ from amaranth.utils import bits_for
 from lichen.rtl import layer as layers
 from lichen.rtl.lanes import Relane, beat, connect
 from lichen.rtl.layer import BITS, Folding, Layer
-from lichen.rtl.leaf import Memory, Style
+from lichen.rtl.leaf import LUT_RAM, Home, Memory
 
 RING_LATENCY = 2
 FRAMES_AHEAD = 3  # frames that may lie in the ring behind the one that is read
@@ -50,12 +50,12 @@ class Window(wiring.Component):
         lanes: int,
         max_columns: int,
         max_rows: int,
-        style: Style = "auto",
+        home: Home | None = None,
     ) -> None:
         layers.check(layer, folding)
         self.layer, self.folding, self.lanes = layer, folding, lanes
         self.max_columns, self.max_rows = max_columns, max_rows
-        self.style: Style = style
+        self.home = home
         self.bits = BITS[layer.x]
         self.ring_words = layers.ring_words(layer, folding, max_columns)
         self.weight_words = layer.passes * layers.group_cycles(layer, folding)
@@ -81,11 +81,11 @@ class Window(wiring.Component):
         self.patch_words = layer.kernel[0] * self.words
         count = layers.window_columns(layer, folding)
         self.ring = Memory(
-            folding.word * self.bits, self.ring_words, style=self.style, latency=RING_LATENCY
+            folding.word * self.bits, self.ring_words, home=self.home, latency=RING_LATENCY
         )
         m.submodules.ring = self.ring.instance()
         self.patch = [
-            Memory(folding.word * self.bits, 2 * self.patch_words, style="distributed")
+            Memory(folding.word * self.bits, 2 * self.patch_words, home=LUT_RAM)
             for _ in range(count)
         ]
         for number, memory in enumerate(self.patch):

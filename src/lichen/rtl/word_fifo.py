@@ -10,7 +10,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.delay import Delay
-from lichen.rtl.leaf import Style
+from lichen.rtl.leaf import Home
 from lichen.rtl.rans_decoder import word_layout
 
 PACK = 4  # words of 18 bits in the 72 of an UltraRAM
@@ -26,17 +26,22 @@ class WordFifo(wiring.Component):
     cycles after the fourth beat.
     """
 
-    def __init__(self, bits: int, capacity: int, style: Style = "auto") -> None:
-        self.bits, self.style = bits, style
+    def __init__(self, bits: int, capacity: int, home: Home | None = None) -> None:
+        self.bits, self.home = bits, home
         self.depth = max(2, -(-capacity // PACK))
         words = stream.Signature(word_layout(bits))
         super().__init__({"input": In(words), "output": Out(words)})
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and depth of its memory."""
+        return PACK * word_layout(self.bits).size, self.depth
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layout = word_layout(self.bits)
         size = layout.size
-        m.submodules.delay = delay = Delay(size * PACK, 1, 1, self.depth, self.style)
+        m.submodules.delay = delay = Delay(size * PACK, 1, 1, self.depth, self.home)
         # In: the memory word so far, and a register of it on the way to the memory.
         gathered, slot = Signal(size * PACK), Signal(range(PACK))
         whole = Signal.like(gathered)
