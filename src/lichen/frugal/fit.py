@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lichen import model as model_files
 from lichen.errors import ContractError, LichenError
 from lichen.frugal.budget import CORES, Budget, Core, Needs, budget, needs
 from lichen.lower import lower
@@ -29,6 +30,7 @@ from lichen.training.recipe import parse_arguments
 
 STEP = 8  # widths are multiples of this
 WIDEST = 1024
+SCALED = ("fine_width", "coarse_width", "latents", "hyper_width")  # of a student, with its width
 BIAS_BYTES = 4
 MAKE: dict[Core, Callable[[Mapping[str, Program]], graph.Graph]] = {
     "encoder": graph.encoder,
@@ -72,14 +74,16 @@ class Fit:
 
 
 def width_arguments(name: str, width: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Give the arguments of a model of this width: latents in the proportion of its paper."""
+    """Give the arguments of a model of this width: other channels in proportion to it.
+
+    That is the proportion of the paper, or of student-s.
+    """
     if name not in catalogue.MODELS:
         catalogue.build(name, {})  # raises, listing the models
     match name:
         case "student":
             own = {"width": width}
-            if "latents" not in arguments and 9 * width // 2 % STEP:
-                arguments = arguments | {"latents": 9 * width // 2 // STEP * STEP}
+            arguments = scaled_student(width) | arguments
         case "balle2016" | "balle2018":
             own = {"n": width, "m": 3 * width // 2}
         case "minnen2020":
@@ -95,6 +99,19 @@ def width_arguments(name: str, width: int, arguments: dict[str, Any]) -> dict[st
         given = ", ".join(clash) or "pruned"
         raise LichenError(f"{given} follows from the board: leave it out of --arguments")
     return arguments | own
+
+
+def scaled_student(width: int) -> dict[str, Any]:
+    """Give the shape of student-s at another width: all its widths in the same proportion."""
+    recipe = json.loads(model_files.default().metadata["recipe"])
+    shape: dict[str, Any] = recipe.get("arguments", {})
+    whole = catalogue.build("student", shape)
+    shape = {"latents": whole.latent_channels, **whole.arguments}
+    found = {key: value for key, value in shape.items() if key not in SCALED}
+    for key in SCALED:
+        if shape.get(key):
+            found[key] = max(STEP, width * shape[key] // shape["width"] // STEP * STEP)
+    return {key: value for key, value in found.items() if key not in ("width", "pruned")}
 
 
 def width_for(

@@ -68,7 +68,8 @@ class Request:
     def __post_init__(self) -> None:
         if (self.share is None) == (self.within is None):
             raise LichenError(
-                "give either a share of the MACs (--macs -50%) or a board with a video (--board, --video)"
+                "give either a share of the MACs (--macs -50%) or a board with a video (--board "
+                "kv260 --video 1920x1080@30)"
             )
         if self.share is not None and not 0 < self.share < 1:
             raise LichenError(f"MACs can fall by 0 to 100 %, not by {1 - self.share:.1%}")
