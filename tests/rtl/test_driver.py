@@ -57,6 +57,44 @@ def test_sizes_and_qualities(kind: str) -> None:
     check(again, 10)
 
 
+def test_pictures_in_a_row(kind: str) -> None:
+    """Each is sent while the one before is in the core; a damaged one ends it, not the core."""
+    with drive(kind) as driver:
+        pixels = [picture(seed) for seed in range(100, 105)]
+        pairs = [stream(p) for p in pixels]
+        if kind == "encoder":
+            found = list(driver.encode_all(iter(pixels), POSITION))
+            assert found == [chunks[:-END_BYTES] for chunks, _ in pairs]
+            assert list(driver.encode_all([], POSITION)) == []
+            with pytest.raises(
+                ImageError, match=r"must have one size, not \(61, 70\) and"
+            ):
+                list(driver.encode_all([pixels[0], picture(1, 9, 9)], POSITION))
+        else:
+            streams = [chunks for chunks, _ in pairs]
+            found = list(driver.decode_all(streams, 61, 70, POSITION))
+            assert all((a == b).all() for a, (_, b) in zip(found, pairs, strict=True))
+            broken = damage(streams[1], "bit", np.random.default_rng(1))
+            row = driver.decode_all([streams[0], broken, streams[2]], 61, 70, POSITION)
+            assert (next(row) == pairs[0][1]).all()
+            with pytest.raises(StreamError, match="damaged"):
+                next(row)
+        check(driver, 110)
+
+
+def test_a_row_is_faster(kind: str) -> None:
+    """A picture begins before the one before has ended, so that they come faster."""
+    with drive(kind) as driver:
+        pixels = picture(120, 192, 192)
+        chunks, _ = stream(pixels)
+        if kind == "encoder":
+            list(driver.encode_all([pixels] * 3, POSITION))
+        else:
+            list(driver.decode_all([chunks] * 3, 192, 192, POSITION))
+        assert driver.read("pictures") == 3
+        assert driver.read("period_cycles") < 0.9 * driver.read("picture_cycles")
+
+
 def test_slow_dma(kind: str) -> None:
     """Whatever either side waits for, the result is the same, and the waits are counted."""
     with drive(kind) as driver:

@@ -109,7 +109,8 @@ class BoardLink:
         self.dma.start(channel, buffer.address, size_bytes)
         self._started.append(channel)
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, *, sent: bool = True, received: bool = True) -> bool:
+        wanted = [MM2S] * sent + [S2MM] * received
         deadline = time.monotonic() + timeout_s
         while True:
             for channel in tuple(self._started):
@@ -118,8 +119,9 @@ class BoardLink:
                     if channel is S2MM:
                         self._take()
             left = deadline - time.monotonic()
-            if not self._started or left <= 0:
-                return not self._started
+            going = any(channel in self._started for channel in wanted)
+            if not going or left <= 0:
+                return not going
             if self.board.interrupt is not None and S2MM in self._started:
                 self.board.interrupt(min(left, INTERRUPT_S))
             else:

@@ -7,10 +7,10 @@ a board needs neither Amaranth nor a minute to find them; for other weights `of_
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def read(path: Path) -> CoreImage:
         about["delay_bytes"] = tuple(map(int, about["delay_bytes"]))
         about["digest"] = bytes.fromhex(about["digest"])
         return CoreImage(words=words, **about)
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise DeviceError(
             f"{path} is damaged ({error}): copy it again, or run `lichen build`"
         ) from error

@@ -28,8 +28,8 @@ from lichen.boards.board_link import BoardLink
 from lichen.boards.core_image import CoreImage
 from lichen.boards.driver import Driver
 from lichen.boards.firmware import INSTALLED
-from lichen.boards.linux_board import LinuxBoard
 from lichen.boards.link import Link
+from lichen.boards.linux_board import LinuxBoard
 from lichen.boards.pynq_board import PynqBoard
 from lichen.boards.recording import RecordingLink
 from lichen.errors import DeviceError, LichenError, ModelError
@@ -89,17 +89,17 @@ def board_image(device: str, core: CoreName, model: Model) -> CoreImage:
             f"there is no package for the {board(device).title}: install what `lichen package` "
             f"made, or copy its firmware to {INSTALLED}/{stem(device)} (docs/boards.md)"
         )
-    path = folder / f"{core}{core_image.SUFFIX}"
-    if path.is_file():
-        found = core_image.read(path)
-        if found.digest == model.digest:
-            return found
     made = record.read(folder)
     if core not in made.cores:
         raise DeviceError(
             f"{made.stem} has {', '.join(made.cores)}, no {core}: build it with --core {core} or "
             "both"
         )
+    path = folder / made.image_name(core)
+    if path.is_file():
+        found = core_image.read(path)
+        if found.digest == model.digest:
+            return found
     try:
         from lichen.boards.simulated import image_for
     except ImportError as error:

@@ -11,7 +11,9 @@ same core there. Registers: `lichen.rtl.registers`; transfers: the AXI DMA's two
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 
 import numpy as np
@@ -192,9 +194,8 @@ class Driver:
             self._wait("loading weights")
         wanted = before + len(words) & 0xFFFF_FFFF
         if not self._follows("loaded", wanted):
-            error = self._error(
-                f"{len(words)} words were sent, the core took {self._since(before)}"
-            )
+            taken = self.read("loaded") - before & 0xFFFF_FFFF
+            error = self._error(f"{len(words)} words were sent, the core took {taken}")
             self.recover()
             raise error
         self._reset()
@@ -223,19 +224,44 @@ class Driver:
         stripe: rows of 64 lines in a stripe. Raises ImageError where the picture is too large for
         the core, DeviceError for all that goes wrong.
         """
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != PIXEL_BYTES:
-            raise ImageError(f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}")
-        height, width = pixels.shape[:2]
-        self._require(width, height, stripe, ImageError)
-        data = np.ascontiguousarray(pixels).reshape(-1)
-        room = data.size + SPARE_BYTES
-        found, status = self._run(data, room, width, height, stripe, position)
-        if status["overflow"]:
-            raise DeviceError(
-                f"{self.link.name}: a stripe takes more bytes than the core holds: choose a lower "
-                "quality"
-            )
-        return found.tobytes()
+        return next(self.encode_all([pixels], position, stripe))
+
+    def encode_all(
+        self, pictures: Iterable[NDArray[np.uint8]], position: int, stripe: int = 1
+    ) -> Iterator[bytes]:
+        """Encode pictures of one size, as `encode`; each is sent while the one before is coded."""
+        size: tuple[int, int] | None = None
+
+        def check(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            nonlocal size
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != PIXEL_BYTES:
+                raise ImageError(
+                    f"pixels must be uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}"
+                )
+            height, width = pixels.shape[:2]
+            self._require(width, height, stripe, ImageError)
+            if size not in (None, (width, height)):
+                raise ImageError(
+                    f"all pictures must have one size, not {size} and then {width, height}"
+                )
+            size = width, height
+            return np.ascontiguousarray(pixels).reshape(-1)
+
+        pictures = iter(pictures)
+        try:
+            first = check(next(pictures))
+        except StopIteration:
+            return
+        assert size is not None
+        self._configure(*size, stripe, position)
+        data = chain([first], (check(pixels) for pixels in pictures))
+        for found, status in self._run(data, first.size + SPARE_BYTES):
+            if status["overflow"]:
+                raise DeviceError(
+                    f"{self.link.name}: a stripe takes more bytes than the core holds: choose a "
+                    "lower quality"
+                )
+            yield found.tobytes()
 
     def decode(
         self, chunks: bytes, width: int, height: int, position: int, stripe: int = 1
@@ -245,12 +271,30 @@ class Driver:
         Raises StreamError where the core found them damaged or the picture is too large for it; the
         next picture is decoded as if nothing had happened. Raises DeviceError for other failures.
         """
+        return next(self.decode_all([chunks], width, height, position, stripe))
+
+    def decode_all(
+        self, streams: Iterable[bytes], width: int, height: int, position: int, stripe: int = 1
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Decode pictures of one size, as `decode`; each is sent while one before is decoded."""
         self._require(width, height, stripe, StreamError)
-        if not chunks:
-            raise StreamError("the stream has no chunks: get the file again")
         size = PIXEL_BYTES * width * height
-        data = np.frombuffer(chunks, np.uint8)
-        found, status = self._run(data, size, width, height, stripe, position)
+
+        def check(chunks: bytes) -> NDArray[np.uint8]:
+            if not chunks:
+                raise StreamError("the stream has no chunks: get the file again")
+            return np.frombuffer(chunks, np.uint8)
+
+        self._configure(width, height, stripe, position)
+        for found, status in self._run((check(chunks) for chunks in streams), size):
+            self._check_stream(status)
+            if len(found) != size:
+                error = self._error(f"expected {size} bytes of pixels, received {len(found)}")
+                self.recover()
+                raise error
+            yield found.reshape(height, width, PIXEL_BYTES)
+
+    def _check_stream(self, status: dict[str, int]) -> None:
         problems = [
             *(f"z: {SUBSTREAM[n]}" for n in [status["z"]] if n),
             *(f"y: {SUBSTREAM[n]}" for n in [status["y"]] if n),
@@ -261,11 +305,6 @@ class Driver:
                 f"the stream is damaged, says the {self.link.name}: {'; '.join(problems)}. Get the "
                 "file again"
             )
-        if len(found) != size:
-            error = self._error(f"expected {size} bytes of pixels, received {len(found)}")
-            self.recover()
-            raise error
-        return found.reshape(height, width, PIXEL_BYTES)
 
     def _require(
         self, width: int, height: int, stripe: int, kind: type[ImageError] | type[StreamError]
@@ -305,24 +344,48 @@ class Driver:
         self._running = wanted
 
     def _run(
-        self, data: NDArray[np.uint8], room: int, width: int, height: int, stripe: int,
-        position: int,
-    ) -> tuple[NDArray[np.uint8], dict[str, int]]:  # fmt: skip
-        """Send a picture and receive what becomes of it, with its status."""
-        self._configure(width, height, stripe, position)
-        pictures = self.read("pictures") + 1
-        self.link.receive(room)
-        self.link.send(data)
-        self._wait(f"a picture of {width}x{height}")
-        found = self.link.received()
-        if not self._follows("pictures", pictures):
-            raise self._timed_out(f"the status of a picture of {width}x{height}")
-        status = fields(STATUS, self.read("status"))
-        if status["memory"]:
-            error = self._error("a delay in DRAM was answered by an error")
-            self.recover()
-            raise error
-        return found, status
+        self, pictures: Iterable[NDArray[np.uint8]], room: int
+    ) -> Iterator[tuple[NDArray[np.uint8], dict[str, int]]]:
+        """Send pictures, receive what becomes of each, with its status.
+
+        The next one is sent as soon as the DMA has taken the one before. One that is on the way
+        when the caller gives up is dropped.
+        """
+        assert self._running is not None
+        what = "a picture of {}x{}".format(*self._running)
+        pictures = iter(pictures)
+        following = next(pictures, None)
+        on_the_way = 0
+        try:
+            if following is not None:
+                self.link.receive(room)
+                self.link.send(following)
+                on_the_way = 1
+            while on_the_way:
+                number = self.read("pictures") + 1
+                following = next(pictures, None)
+                if following is not None:
+                    self._wait(f"sending {what}", received=False)
+                    self.link.send(following)
+                    on_the_way += 1
+                self._wait(what, sent=False)
+                found = self.link.received()
+                if not self._follows("pictures", number):
+                    raise self._timed_out(f"the status of {what}")
+                on_the_way -= 1
+                status = fields(STATUS, self.read("status"))
+                if status["memory"]:
+                    raise self._error("a delay in DRAM was answered by an error")
+                if on_the_way:
+                    self.link.receive(room)
+                yield found, status
+        except DeviceError:
+            if self._running is not None:
+                self.recover()
+            raise
+        finally:
+            if on_the_way and self._running is not None:
+                self.recover()
 
     def counters(self) -> Counters:
         """Give what the core counted of the last picture."""
@@ -330,10 +393,10 @@ class Driver:
 
     # Errors
 
-    def _wait(self, what: str) -> None:
-        """Wait for the transfers; where they fail, leave core and DMA ready for the next ones."""
+    def _wait(self, what: str, *, sent: bool = True, received: bool = True) -> None:
+        """Wait for transfers; where they fail, leave core and DMA ready for the next ones."""
         try:
-            done = self.link.wait(self.timeout_s)
+            done = self.link.wait(self.timeout_s, sent=sent, received=received)
         except DeviceError:
             self.recover()
             raise

@@ -43,10 +43,10 @@ class Link(Protocol):
     def receive(self, size_bytes: int) -> None:
         """Start a transfer from the core: one packet of at most so many bytes."""
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, *, sent: bool = True, received: bool = True) -> bool:
         """Wait until what was started is complete; False where it is not after `timeout_s`.
 
-        Raises DeviceError where the DMA met an error.
+        sent, received: which of the two transfers. Raises DeviceError where the DMA met an error.
         """
 
     def received(self) -> NDArray[np.uint8]:

@@ -69,9 +69,9 @@ class RecordingLink:
         self.link.receive(size_bytes)
         self._write({"receive": size_bytes})
 
-    def wait(self, timeout_s: float) -> bool:
-        done = self.link.wait(timeout_s)
-        self._write({"wait": timeout_s, "gives": done})
+    def wait(self, timeout_s: float, *, sent: bool = True, received: bool = True) -> bool:
+        done = self.link.wait(timeout_s, sent=sent, received=received)
+        self._write({"wait": timeout_s, "sent": sent, "came": received, "gives": done})
         return done
 
     def received(self) -> NDArray[np.uint8]:
@@ -160,8 +160,8 @@ class ReplayLink:
     def receive(self, size_bytes: int) -> None:
         self._call(receive=size_bytes)
 
-    def wait(self, timeout_s: float) -> bool:
-        return bool(self._call(wait=timeout_s))
+    def wait(self, timeout_s: float, *, sent: bool = True, received: bool = True) -> bool:
+        return bool(self._call(wait=timeout_s, sent=sent, came=received))
 
     def received(self) -> NDArray[np.uint8]:
         if self.finished or "received" not in self._lines[self._next]:

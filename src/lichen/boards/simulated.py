@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lichen.boards import core_image, cores
+from lichen.boards import cores
 from lichen.boards.address_map import CoreName
 from lichen.boards.board import board
 from lichen.boards.build import target_of
@@ -26,16 +26,13 @@ def simulated(
     target = target or target_of(board_name, core, None, None)
     made = cores.make(model, core, board(board_name), target, "plain")
     simulation = AxiSimulation(made.top, f"lichen_{core}_{board_name}", optimise=OPTIMISE)
-    image = core_image.of_core(made.top.core, model, made.top.layout)
-    return SimulationLink(simulation, target.clock_hz), image
+    return SimulationLink(simulation, target.clock_hz), made.image
 
 
 def image_for(made: Record, core: CoreName, model: Model) -> CoreImage:
     """Make the words of a model for a core of a build. Raises ModelError for another shape."""
     built = made.cores[core]
-    target = fold.Target(
-        built.width, built.height, built.target_frames_per_second, built.clock_hz
-    )
+    target = fold.Target(built.width, built.height, built.target, built.clock_hz)
     found = cores.make(model, core, board(made.board), target)
     require_layout(made, core, found.top.layout, model)
-    return core_image.of_core(found.top.core, model, found.top.layout)
+    return found.image

@@ -50,11 +50,15 @@ class SimulationLink:
         self.simulation.receive(size_bytes)
         self._receiving = True
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, *, sent: bool = True, received: bool = True) -> bool:
         cycles = max(1, round(timeout_s * self.clock_hz))
-        done = self.simulation.wait(cycles, input=self._sending, output=self._receiving)
+        sending, receiving = self._sending and sent, self._receiving and received
+        if not sending and not receiving:
+            return True
+        done = self.simulation.wait(cycles, input=sending, output=receiving)
         if done:
-            self._sending = self._receiving = False
+            self._sending &= not sending
+            self._receiving &= not receiving
         return done
 
     def received(self) -> NDArray[np.uint8]:
