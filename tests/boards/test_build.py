@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "rtl"))
 import tiny_codec
 
 from lichen.boards import build, core_image, cores, firmware, vivado
+from lichen.boards.address_map import CORES
 from lichen.boards.board import BOARDS, board
 from lichen.boards.record import read
 from lichen.cli import main
 from lichen.errors import DeviceError
-from lichen.rtl import fold
+from lichen.rtl import fold, trial
 from lichen.rtl.leaf import SOURCES
 from lichen.rtl.ports import core_pins
 
@@ -40,7 +41,7 @@ def model_file(tmp_path_factory):
 def whole(tmp_path_factory, model_file):
     """A real folder of the tiny codec's encoder, and that core: seconds."""
     path = tmp_path_factory.mktemp("written") / "board"
-    made, make = [], cores.make
+    made, make = [], cores.make_all
 
     def keep(*arguments):
         made.append(make(*arguments))
@@ -48,9 +49,9 @@ def whole(tmp_path_factory, model_file):
 
     command = ["build", "--board", "kv260", "--core", "encoder", "--size", SIZE, "--no-vivado"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cores, "make", keep)
+        patch.setattr(cores, "make_all", keep)
         assert main([*command, "-o", str(path), "--model", str(model_file)]) == 0
-    return path, made[0]
+    return path, made[0]["encoder"]
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def fast(monkeypatch, whole):
     """The core that is written already, instead of another one."""
     home = whole[0] / "ip/lichen_encoder"
     known = {p.relative_to(home).as_posix(): p.read_text("utf-8") for p in home.rglob("*.*")}
-    monkeypatch.setattr(cores, "make", lambda *arguments: whole[1])
+    monkeypatch.setattr(cores, "make_all", lambda *arguments: {"encoder": whole[1]})
     monkeypatch.setattr(cores.BoardCore, "files", lambda core: known)
 
 
@@ -228,8 +229,23 @@ def test_shortage(monkeypatch):
     class Core:
         resources = fold.Resources(dsp=2000, bram36=10)
 
-    with pytest.warns(UserWarning, match=r"more of the AMD Kria KV260 .* dsp: 2000 of 1060"):
+    with pytest.warns(UserWarning, match=r"more of the AMD Kria KV260 than 85%: dsp: 2000 of 1060"):
         build.warn_of_shortage(BOARDS["kv260"], {"encoder": Core()})
+
+
+def test_cores_share_the_memory():
+    """Placed one by one, both would take the same UltraRAM."""
+    model, target = tiny_codec.model(), fold.Target(1280, 720, 30.0)
+    part = fold.Part("kv260", "small", fold.Resources(1248, 60, 12, 117_120, 234_240))
+    plans = {name: trial.plan_for(model, name, part, target) for name in CORES}
+    alone = {name: plan.place(part) for name, plan in plans.items()}
+    together = cores.place(plans, part)
+    limit = fold.LIMIT * part.resources.uram
+    assert sum(placement.resources.uram for placement in alone.values()) > limit
+    assert sum(placement.resources.uram for placement in together.values()) <= limit
+    for name, plan in plans.items():
+        placed = [memory for memory, _ in together[name].homes] + list(together[name].external)
+        assert sorted(map(repr, placed)) == sorted(map(repr, plan.memories))
 
 
 def test_package_command(make_folder, capsys):

@@ -49,7 +49,7 @@ def build(arguments: argparse.Namespace, model: Model | None) -> int:
     warnings.simplefilter("ignore", UnusedElaboratable)  # what an error leaves unused
     names = CORES if arguments.core == "both" else (arguments.core,)
     try:
-        made = {name: cores.make(model, name, place, target) for name in names}
+        made = cores.make_all(model, names, place, target)
     except ContractError as error:
         raise UsageError(str(error)) from error
     warn_of_shortage(place, made)
@@ -78,9 +78,9 @@ def warn_of_shortage(place: Board, made: Mapping[CoreName, BoardCore]) -> None:
     if over:
         text = ", ".join(f"{n}: {used:g} of {limit:g}" for n, (used, limit) in over.items())
         warnings.warn(
-            f"by the plan the networks alone take more of the {place.title} than Vivado should "
-            f"be asked for: {text}. It may fail to place or to keep the clock; a smaller --size "
-            "or --fps, one core, or a smaller model takes less",
+            f"by the plan the cores take more of the {place.title} than {fold.LIMIT:.0%}: {text}. "
+            "Vivado may fail to place them or to keep the clock; a smaller --size or --fps, one "
+            "core, or a smaller model takes less",
             stacklevel=2,
         )
 

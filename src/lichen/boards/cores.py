@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class BoardCore:
 
     @property
     def resources(self) -> fold.Resources:
-        """What its networks take, as predicted; the entropy coder comes on top."""
+        """What it takes, as predicted; DMA and the rest of the block design come on top."""
         return self.plan.logic + self.placement.resources
 
     @cached_property
@@ -72,16 +72,50 @@ class BoardCore:
 def make(
     model: Model, name: CoreName, board: Board, target: fold.Target, face: Face = "packed"
 ) -> BoardCore:
-    """Fold a model's core for a board. Raises ContractError where there is no hardware for it.
+    """Fold a model's core for a board that it has for itself; as `make_all`."""
+    return make_all(model, (name,), board, target, face)[name]
+
+
+def make_all(
+    model: Model, names: Sequence[CoreName], board: Board, target: fold.Target,
+    face: Face = "packed",
+) -> dict[CoreName, BoardCore]:  # fmt: skip
+    """Fold cores that share a board. Raises ContractError where there is no hardware for one.
 
     face: "packed" to synthesise, "plain" to simulate.
     """
     part = fold.PARTS[board.name]
-    plan = trial.plan_for(model, name, part, target)
-    placement = fold.place(plan.memories, part, external=True)
-    core = trial.core_for(model, name, plan, placement, face)
-    top = Top(core, board.name, target.width, target.height, trial.Bench.STRIPE)  # type: ignore[arg-type]
-    return BoardCore(name, plan, placement, top, core_image.of_core(core, model, top.layout))
+    plans = {name: trial.plan_for(model, name, part, target) for name in names}
+    made = {}
+    for name, placement in place(plans, part).items():
+        core = trial.core_for(model, name, plans[name], placement, face)
+        top = Top(core, board.name, target.width, target.height, trial.STRIPE)  # type: ignore[arg-type]
+        image = core_image.of_core(core, model, top.layout)
+        made[name] = BoardCore(name, plans[name], placement, top, image)
+    return made
+
+
+def place(plans: Mapping[CoreName, fold.Plan], part: fold.Part) -> dict[CoreName, fold.Placement]:
+    """Find homes for the memories of all cores at once: they share the part's UltraRAM."""
+    memories = [
+        replace(memory, stage=f"{name}/{memory.stage}")
+        for name, plan in plans.items()
+        for memory in plan.memories
+    ]
+    logic = sum((plan.logic for plan in plans.values()), fold.Resources())
+    whole = fold.place(tuple(memories), part, external=True, taken=logic)
+
+    def mine(memory: fold.Memory, name: CoreName) -> list[fold.Memory]:
+        owner, _, stage = memory.stage.partition("/")
+        return [replace(memory, stage=stage)] if owner == name else []
+
+    return {
+        name: fold.Placement(
+            tuple((m, home) for memory, home in whole.homes for m in mine(memory, name)),
+            tuple(m for memory in whole.external for m in mine(memory, name)),
+        )
+        for name in plans
+    }
 
 
 def _read(path: Path) -> str:
