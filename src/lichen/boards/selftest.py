@@ -6,29 +6,37 @@ the codec makes on the processor. Then pictures in a row: how many per second, a
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lichen import container
+from lichen import container, files
 from lichen.api import Codec
-from lichen.boards.address_map import CoreName
-from lichen.boards.board import Board
+from lichen.boards import device, record
+from lichen.boards.address_map import CORES, CoreName
+from lichen.boards.board import Board, board
 from lichen.boards.driver import Driver
 from lichen.boards.power import Meter, Sensors
 from lichen.model import Model
-from lichen.picture import Picture, from_array
+from lichen.picture import from_array
 
 STRIPE = 1  # rows of 64 lines: what every core holds
 END_BYTES = 6  # of the last chunk, Z: type, length 0, CRC
 IDLE_S = 1.0  # that power is measured before a core works
 SAMPLE = (1920, 1080)  # width and height of the picture that is made, or what the core takes
+SIMULATED_SAMPLE = (128, 96)  # in simulation, where a picture takes minutes
+
+PICTURES = 100  # in a row, on a board
 
 Opener = Callable[[CoreName], Driver]
+Pixels = NDArray[np.uint8] | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -89,17 +97,18 @@ def check_core(
     with Meter(sensors) as idle:
         time.sleep(IDLE_S if sensors.files else 0)
 
-    def run() -> bytes:
+    def run(count: int) -> Iterator[bytes]:
         if core == "encoder":
-            return driver.encode(pixels, position, STRIPE)
-        return driver.decode(chunks, width, height, position, STRIPE).tobytes()
+            yield from driver.encode_all(repeat(pixels, count), position, STRIPE)
+        else:
+            size = (width, height, position, STRIPE)
+            yield from (p.tobytes() for p in driver.decode_all(repeat(chunks, count), *size))
 
     wanted = chunks[:-END_BYTES] if core == "encoder" else codec.decode(data).rgb.tobytes()
-    found = run()
+    (found,) = run(1)
     started = time.perf_counter()
     with Meter(sensors) as busy:
-        for _ in range(pictures):
-            last = run()
+        for last in run(pictures):
             found = last if last != wanted else found
     seconds = time.perf_counter() - started
     counters = driver.counters()
@@ -114,28 +123,63 @@ def _digest(data: bytes) -> str:
 
 
 def run(
-    opener: Opener, cores: Sequence[CoreName], model: Model | None, picture: Picture | None,
-    position: int, pictures: int, sensors: Sensors,
+    opener: Opener, cores: Sequence[CoreName], codec: Codec, pixels: Pixels, position: int,
+    pictures: int, sensors: Sensors,
 ) -> list[Result]:  # fmt: skip
-    """Test cores one after the other."""
-    codec = Codec(model)
+    """Test cores one after the other; pixels: (H, W, 3), or the largest (width, height) to make."""
     results = []
     for core in cores:
         with opener(core) as driver:
-            if picture is None:
-                width, height = (
-                    min(side, driver.limits[name])
-                    for side, name in zip(SAMPLE, ("width", "height"))
-                )
-                pixels = sample(width, height)
+            if isinstance(pixels, tuple):
+                limits = (driver.limits[name] for name in ("width", "height"))
+                given = sample(*(min(pair) for pair in zip(pixels, limits)))
             else:
-                pixels = np.ascontiguousarray(picture.rgb)
-            results.append(check_core(driver, core, codec, pixels, position, pictures, sensors))
+                given = pixels
+            results.append(check_core(driver, core, codec, given, position, pictures, sensors))
     return results
 
 
-def text(place: Board, results: Sequence[Result]) -> str:
-    """Give what `lichen selftest` prints."""
+def built_cores(name: device.Device) -> Sequence[CoreName]:
+    """List the cores that a device's bitfile has."""
+    folder = None if name == "sim" else device.package_folder(name)
+    if folder is None:
+        return CORES
+    made = record.read(folder)
+    return [core for core in CORES if core in made.cores]
+
+
+def command(arguments: argparse.Namespace, model: Model | None) -> int:
+    """Run `lichen selftest`: 0 where all is equal, 1 where something is not."""
+    name: device.Device = arguments.device
+    simulated = name == "sim"
+    place = board(device.SIMULATED if simulated else name)
+    codec = Codec(model, threads=arguments.threads)
+    pixels: Pixels = SIMULATED_SAMPLE if simulated else SAMPLE
+    if arguments.input is not None:
+        data = files.read(arguments.input)
+        picture = files.read_picture(data, arguments.input, arguments.max_pixels)
+        pixels = np.ascontiguousarray(picture.rgb)
+    pictures = arguments.pictures
+    if pictures is None:
+        pictures = 1 if simulated else PICTURES
+
+    def opener(core: CoreName) -> Driver:
+        return device.open_driver(name, core, codec.model)
+
+    cores = built_cores(name) if arguments.core == "both" else [arguments.core]
+    sensors = Sensors(() if simulated else place.power_sensors)
+    position = round(8 * arguments.quality)
+    results = run(opener, cores, codec, pixels, position, pictures, sensors)
+    passed = all(result.passed for result in results)
+    if arguments.json:
+        print(json.dumps(values(name, results)))
+    elif not arguments.quiet or not passed:
+        print(text(name, place, results))
+    return 0 if passed else 1
+
+
+def text(name: str, place: Board, results: Sequence[Result]) -> str:
+    """Give what `lichen selftest` prints of a device that is, or stands for, a board."""
     lines = []
     for result in results:
         size = f"{result.width}x{result.height}"
@@ -162,13 +206,13 @@ def text(place: Board, results: Sequence[Result]) -> str:
             idle = "" if result.idle_watts is None else f", {result.idle_watts:.2f} W before"
             lines.append(f"  power: {result.watts:.2f} W{idle}, of {place.power_of}")
     passed = all(result.passed for result in results)
-    return "\n".join([*lines, f"{place.name}: {'passed' if passed else 'FAILED'}"])
+    return "\n".join([*lines, f"{name}: {'passed' if passed else 'FAILED'}"])
 
 
-def values(place: Board, results: Sequence[Result]) -> dict[str, object]:
+def values(name: str, results: Sequence[Result]) -> dict[str, object]:
     """Give the same for JSON."""
     cores = [
         {**asdict(r), "passed": r.passed, "pictures_per_second": r.pictures_per_second}
         for r in results
     ]
-    return {"device": place.name, "passed": all(r.passed for r in results), "cores": cores}
+    return {"device": name, "passed": all(r.passed for r in results), "cores": cores}
