@@ -147,6 +147,15 @@ def test_endless_input_that_is_no_stream(command: str) -> None:
     assert done.returncode == 1 and b"not a lichen stream" in done.stderr
 
 
+def test_a_second_picture_is_not_taken_for_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = Path("in.png").read_bytes()
+    Path("other.PNG").write_bytes(pixels)
+    assert main(["encode", "--model", str(MICRO), "in.png", "other.PNG"]) == 2
+    assert "one picture at a time" in capsys.readouterr().err
+    assert Path("other.PNG").read_bytes() == pixels
+    assert main(["encode", "--model", str(MICRO), "in.png", "other.bin"]) == 0
+
+
 def test_nothing_to_do_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     out, err = capsys.readouterr()

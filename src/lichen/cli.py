@@ -197,6 +197,7 @@ def _encode(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     source = arguments.input
     target = arguments.output or files.default_output(source, files.SUFFIX)
+    files.check_stream_name(target)
     files.check_output(target, source, arguments.overwrite)
     codec = Codec(_model(arguments.model), threads=arguments.threads)
     data = files.read(source)

@@ -75,6 +75,17 @@ def check_output(target: str, source: str, overwrite: bool) -> None:
         raise PermissionError(errno.EACCES, "is read-only", target)
 
 
+def check_stream_name(target: str) -> None:
+    """Refuse to call a stream a picture, as `lichen encode *.png` with two of them would."""
+    suffix = Path(target).suffix.lower()
+    Image.preinit()
+    if suffix in Image.EXTENSION and suffix != SUFFIX:
+        raise UsageError(
+            f"{target!r} is the name of a picture, a stream's ends in {SUFFIX}; `lichen encode` "
+            "takes one picture at a time"
+        )
+
+
 @contextmanager
 def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
     """Yield a file that gets its name when the block has succeeded, and else vanishes."""
