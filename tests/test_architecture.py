@@ -54,9 +54,11 @@ ARROWS: dict[str, set[str]] = {
 }
 # Who may import the heavy packages; a name with a dot is one file.
 HEAVY = {
-    "torch": LEARN | {"evaluation", "executors.torch", "frugal", "neural", "study"},
-    "onnx": {"executors.onnx"},
-    "onnxruntime": {"executors.onnx"},
+    "torch": LEARN
+    | {"evaluation", "executors.torch", "frugal", "neural", "study"}
+    | {"boards.network", "boards.quantize"},  # templates of the Vitis AI flow
+    "onnx": {"boards.qdq", "executors.onnx"},
+    "onnxruntime": {"boards.qdq", "executors.onnx"},
     "amaranth": {"boards", "rtl"},
     "scipy": {"evaluation"},
     "matplotlib": {"evaluation"},

@@ -133,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
         ("synth", _add_synth, "a core for a board through Yosys: resources, levels of logic"),
         ("build", _add_build, "cores for a board: Verilog, packaged IP, Vivado project, packages"),
         ("package", _add_package, "a built folder -> firmware for Linux and an overlay for PYNQ"),
+        ("selftest", _add_selftest, "a board's cores against the codec: bytes, pixels, speed"),
+        ("export", _add_export, "a model -> a folder for another flow: the DPU of Vitis AI"),
         ("study", _add_study, "models and boards -> a page: what fits, how fast, what would help"),
     ):
         command = commands.add_parser(name, help=summary, description=f"{summary}.")
@@ -171,15 +173,17 @@ def _add_encode(parser: _Parser, advanced: Any) -> None:
         help="the best quality of at most so many bytes; 20k is 20000, 20Ki is 20480",
     )  # fmt: skip
     _add_codec_options(parser, advanced)
+    _add_device_options(parser, advanced)
     advanced.add_argument(
         "--digest", action=argparse.BooleanOptionalAction, default=False,
         help="store a digest of the decoded pixels, for decoders to check; takes a decoding "
         "(default: no)",
     )  # fmt: skip
     advanced.add_argument(
-        "--stripe", metavar="LINES", type=_stripe, default=DEFAULT_STRIPE * container.ROW_LINES,
+        "--stripe", metavar="LINES", type=_stripe,
         help="picture lines that are entropy-coded together, a multiple of 64: threads work on "
-        "different stripes, each costs some 30 bytes (default %(default)s)",
+        "different stripes, each costs some 30 bytes (default "
+        f"{DEFAULT_STRIPE * container.ROW_LINES}; with --device 64, what a core holds)",
     )  # fmt: skip
     _add_output_options(advanced)
 
@@ -196,6 +200,7 @@ def _add_decode(parser: _Parser, advanced: Any) -> None:
         ".png, if that is not there yet)",
     )  # fmt: skip
     _add_codec_options(parser, advanced)
+    _add_device_options(parser, advanced)
     _add_output_options(advanced)
 
 
@@ -621,6 +626,18 @@ def _add_codec_options(parser: _Parser, advanced: Any) -> None:
     )  # fmt: skip
 
 
+def _add_device_options(parser: _Parser, advanced: Any) -> None:
+    parser.add_argument(
+        "--device", choices=("kv260", "zcu102", "sim"),
+        help="the accelerator does it: on the board that this runs on, or simulated (slow); the "
+        "result is the same to the last bit. docs/boards.md",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--session", metavar="FILE", type=Path,
+        help="with --device: write down all that passes between driver and core",
+    )  # fmt: skip
+
+
 def _add_output_options(advanced: Any) -> None:
     advanced.add_argument("--strip", action="store_true", help="drop EXIF, ICC and XMP")
     advanced.add_argument(
@@ -664,6 +681,45 @@ def _add_synth(parser: _Parser, advanced: Any) -> None:
     )  # fmt: skip
 
 
+def _add_export(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "What to do with the folder is in its README.md, and what the DPU takes in "
+        "docs/vitis-ai.md. Prints what its 8 bits cost, beside the integer codec."
+    )
+    parser.add_argument("flow", choices=("vitis-ai",), help="the DPUs of AMD's Vitis AI 3.0")
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="a name that `lichen models` lists, a model file, the folder of a run or recipe, or a "
+        "state dict that `lichen lower` reads",
+    )  # fmt: skip
+    parser.add_argument("--board", metavar="NAME", required=True, help="kv260 or zcu102")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="a new folder")
+    parser.add_argument(
+        "--photographs", metavar="PHOTOS", type=Path,
+        help="calibrate the DPU by these pictures (needed; not those that you will measure on)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pictures", metavar="FOLDER|FILE", type=Path,
+        help="measure on these (default: squares of PHOTOS that the calibration has not seen)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tile", metavar="WxH", type=_size, default=(512, 512),
+        help="compile for this size; larger pictures run in tiles (default 512x512)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--linear", choices=("arm", "dpu"), default="arm",
+        help="where the student's decoder computes its linear path in 16 bits: on the Arm cores, "
+        "exact (default), or in two halves of 8 bits on the DPU, faster",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--crops", metavar="N", type=_count, default=64,
+        help="squares of PHOTOS to calibrate with (default 64; AMD advises 100 to 1000)",
+    )  # fmt: skip
+    advanced.add_argument(
+        "--crop", metavar="N", type=_count, default=256, help="their side in pixels (default 256)"
+    )
+
+
 def _add_build(parser: _Parser, advanced: Any) -> None:
     parser.epilog = (
         "Runs Vivado where it is on the PATH, which takes hours, and says what to run where it is "
@@ -698,6 +754,34 @@ def _add_package(parser: _Parser, advanced: Any) -> None:
         "where it has run Vivado."
     )
     parser.add_argument("folder", metavar="DIR", help="a folder of `lichen build`")
+
+
+def _add_selftest(parser: _Parser, advanced: Any) -> None:
+    parser.epilog = (
+        "Encodes and decodes a picture by a board's cores, and compares each byte and pixel with "
+        "the codec on the processor; the exit code is 0 only where all are equal. `sim` simulates "
+        "the cores: minutes to build, and needs the [rtl] extra."
+    )
+    parser.add_argument(
+        "input", metavar="IN", nargs="?", help="a picture (default: one that is made)"
+    )
+    parser.add_argument(
+        "--device", choices=("kv260", "zcu102", "sim"), required=True,
+        help="the board that this runs on, or the simulation",
+    )  # fmt: skip
+    parser.add_argument(
+        "--core", choices=("encoder", "decoder", "both"), default="both",
+        help="default: those that the bitfile has",
+    )  # fmt: skip
+    parser.add_argument(
+        "-q", "--quality", metavar="Q", type=_quality, default=50.0,
+        help="0..100 in steps of 1/8 (default 50)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pictures", metavar="N", type=_pictures,
+        help="in a row, to measure pictures per second (default 100; sim: 1)",
+    )  # fmt: skip
+    _add_codec_options(parser, advanced)
 
 
 def _add_study(parser: _Parser, advanced: Any) -> None:

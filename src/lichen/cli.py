@@ -37,6 +37,7 @@ from lichen.arguments import (
     USAGE,
     parser,
 )
+from lichen.codec import DEFAULT_STRIPE
 from lichen.errors import (
     ContractError,
     DeviceError,
@@ -48,6 +49,7 @@ from lichen.errors import (
 from lichen.files import UsageError
 from lichen.picture import to_image
 
+DEVICE_STRIPE = 1  # rows of 64 lines, where the cores encode
 HINTS: dict[type, str] = {
     FileNotFoundError: "; check the name and the folder",
     FileExistsError: "; name another output",
@@ -186,6 +188,8 @@ def _notes(shown: bool) -> Iterator[None]:
         warnings.simplefilter("default")
         for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
+        # Amaranth's, of cores that are made to see what they take.
+        warnings.filterwarnings("ignore", ".* created but never used")
         warnings.showwarning = show
         yield
 
@@ -199,7 +203,6 @@ def _encode(arguments: argparse.Namespace) -> int:
     target = arguments.output or files.default_output(source, files.SUFFIX)
     files.check_stream_name(target)
     files.check_output(target, source, arguments.overwrite)
-    codec = Codec(_model(arguments.model), threads=arguments.threads)
     data = files.read(source)
     picture = files.read_picture(data, _title(source), arguments.max_pixels)
     if arguments.strip:
@@ -207,13 +210,14 @@ def _encode(arguments: argparse.Namespace) -> int:
     target_bytes = arguments.target_size
     if arguments.target_bpp is not None:
         target_bytes = int(arguments.target_bpp * picture.width * picture.height / 8)
-    encoded = codec.encode(
-        picture,
-        quality=arguments.quality,
-        target_bytes=target_bytes,
-        digest=arguments.digest,
-        stripe=arguments.stripe // container.ROW_LINES,
-    )
+    with _codec(arguments) as codec:
+        encoded = codec.encode(
+            picture,
+            quality=arguments.quality,
+            target_bytes=target_bytes,
+            digest=arguments.digest,
+            stripe=_stripe_rows(arguments),
+        )
     with files.output_file(target, arguments.overwrite) as file:
         file.write(encoded.data)
     if target_bytes is not None and len(encoded.data) < (1 - TARGET_TOLERANCE) * target_bytes:
@@ -239,7 +243,7 @@ def _encode(arguments: argparse.Namespace) -> int:
         "digest": arguments.digest,
         "model": codec.model.name,
         "weights": codec.model.digest.hex(),
-        "executor": codec.executor.name,
+        "executor": arguments.device or codec.executor.name,
         "threads": arguments.threads,
         "seconds": time.perf_counter() - started,
     }
@@ -260,9 +264,9 @@ def _decode(arguments: argparse.Namespace) -> int:
     # x.png is often the original of x.lic: it is only overwritten where it was named.
     overwrite = arguments.overwrite and bool(arguments.output)
     files.check_output(target, source, overwrite)
-    codec = Codec(_model(arguments.model), threads=arguments.threads)
     data = files.read(source, container.MAGIC)
-    picture = codec.decode(data, max_pixels=arguments.max_pixels)
+    with _codec(arguments) as codec:
+        picture = codec.decode(data, max_pixels=arguments.max_pixels)
     if arguments.strip:
         picture = replace(picture, icc=b"", exif=b"", xmp=b"")
     image = to_image(picture)
@@ -279,7 +283,7 @@ def _decode(arguments: argparse.Namespace) -> int:
         "bits_per_pixel": 8 * len(data) / (picture.width * picture.height),
         "quality": header.position / 8,
         "digest": "right" if header.digest else "absent",
-        "executor": codec.executor.name,
+        "executor": arguments.device or codec.executor.name,
         "threads": arguments.threads,
         "seconds": time.perf_counter() - started,
     }
@@ -404,14 +408,21 @@ def _conformance(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     with _extra("rtl"):
-        from lichen.rtl import command
-    return command.simulate(arguments, _model(arguments.model))
+        from lichen.boards import trial
+    return trial.command(arguments, _model(arguments.model))
 
 
 def _synth(arguments: argparse.Namespace) -> int:
     with _extra("rtl"):
         from lichen.rtl import command
     return command.synth(arguments, _model(arguments.model))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from lichen.boards.vitis_ai import command
+
+    command.check(arguments)
+    return command.vitis_ai(arguments, _any_model(arguments.model, arguments.photographs))
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -424,6 +435,12 @@ def _package(arguments: argparse.Namespace) -> int:
     with _extra("rtl"):
         from lichen.boards import build
     return build.package(arguments)
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    with _extra("rtl"):
+        from lichen.boards import selftest
+    return selftest.command(arguments, _model(arguments.model))
 
 
 def _study(arguments: argparse.Namespace) -> int:
@@ -518,11 +535,50 @@ def _for_each(arguments: argparse.Namespace, one: Callable[[str], None]) -> int:
 # Models and reports
 
 
+@contextmanager
+def _codec(arguments: argparse.Namespace) -> Iterator[Codec]:
+    """Give the codec of the processor, or that of --device."""
+    model = _model(arguments.model)
+    if arguments.device is None:
+        yield Codec(model, threads=arguments.threads)
+        return
+    from lichen.boards import device
+
+    def opener(core: device.CoreName, model: models.Model) -> device.Driver:
+        with _extra("rtl"):
+            return device.open_driver(arguments.device, core, model, session=arguments.session)
+
+    with device.DeviceCodec(opener, model, threads=arguments.threads) as codec:
+        yield codec
+
+
+def _stripe_rows(arguments: argparse.Namespace) -> int:
+    """Give the rows of 64 lines of a stripe: a core holds few."""
+    if arguments.stripe is not None:
+        return int(arguments.stripe) // container.ROW_LINES
+    return DEFAULT_STRIPE if arguments.device is None else DEVICE_STRIPE
+
+
 def _model(name: str | None) -> models.Model | None:
     """Read the model that --model names: a file, or one that is installed."""
     if name is None:
         return None
     return models.read(Path(name)) if Path(name).is_file() else models.named(name)
+
+
+def _any_model(name: str, photographs: Path | None) -> models.Model:
+    """Read a model by name or file, or lower a run, a recipe's folder or a state dict."""
+    path = Path(name)
+    if not path.exists():
+        return models.named(name)
+    try:
+        return models.read(path)
+    except ModelError:
+        if not path.is_dir() and models.is_model_file(path):
+            raise
+    with _extra("train"):
+        from lichen.training.commands import lowered
+    return lowered(path, photographs)
 
 
 def _installed_names() -> dict[str, str]:
@@ -567,7 +623,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "conformance": _conformance,
     "simulate": _simulate,
     "synth": _synth,
+    "export": _export,
     "build": _build,
     "package": _package,
+    "selftest": _selftest,
     "study": _study,
 }

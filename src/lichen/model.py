@@ -257,6 +257,15 @@ def read(path: Path) -> Model:
         raise ModelError(f"{path}: {error}") from error
 
 
+def is_model_file(path: Path) -> bool:
+    """Whether a file says that lichen wrote it, whole or damaged."""
+    try:
+        with path.open("rb") as file:
+            return b'"lichen"' in file.read(2**16)
+    except OSError:
+        return False
+
+
 def installed() -> list[Path]:
     """List the model files that came with the package; the first is the default."""
     folder = Path(__file__).parent / "weights"

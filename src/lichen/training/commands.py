@@ -18,7 +18,7 @@ import torch
 
 from lichen.errors import LichenError
 from lichen.lower import lower as lower_model
-from lichen.model import from_bytes
+from lichen.model import Model, from_bytes
 from lichen.models import catalogue
 from lichen.models.balle2016 import FactorizedPrior, fit_prior
 from lichen.models.layers import QuantizableModel
@@ -199,25 +199,12 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 def lower_command(arguments: argparse.Namespace) -> int:
     """Write a run's averaged weights, or a state dict of others, as a model file; gives 0."""
-    if arguments.run.is_file():
-        made, model, facts = _load_checkpoint(arguments)
-    else:
-        made, model, facts = load_run(arguments.run)
-    in_float = not model.quantized_layers()
-    if in_float or facts["quantized"] == "1":
-        if arguments.photographs:
-            why = "has no integers" if in_float else "ended in integers"
-            warnings.warn(f"--photographs is not used: {made.model} {why}", stacklevel=1)
-    elif arguments.photographs:
-        paths = list_images(arguments.photographs)
-        data = Photographs(paths, made.crop, torch.device("cpu"), seed=made.seed)
-        quantize.fit(model, calibration_batches(data, made))
-    else:
-        raise LichenError(
-            "these weights are of training in float: give --photographs FOLDER, pictures to "
-            "choose the integers' ranges by, or train on with --quantized-steps"
-        )
     name = arguments.name or arguments.model.stem
+    made, model, facts = integers_of(arguments.run, arguments.photographs)
+    in_float = not model.quantized_layers()
+    if arguments.photographs and (in_float or facts["quantized"] == "1"):
+        why = "has no integers" if in_float else "ended in integers"
+        warnings.warn(f"--photographs is not used: {made.model} {why}", stacklevel=1)
     metadata = {"recipe": json.dumps(dataclasses.asdict(made)), "step": facts["step"]}
     written = lower_model(model, name, metadata).to_bytes()
     with run.whole_file(arguments.model) as temporary:
@@ -237,22 +224,53 @@ def lower_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def lowered(path: Path, photographs: Path | None) -> Model:
+    """Lower a run, a recipe's folder or a state dict of others in memory; its name is that of path.
+
+    Raises LichenError, OSError.
+    """
+    made, model, facts = integers_of(path, photographs)
+    metadata = {"recipe": json.dumps(dataclasses.asdict(made)), "step": facts["step"]}
+    return from_bytes(lower_model(model, path.stem, metadata).to_bytes())
+
+
+def integers_of(
+    path: Path, photographs: Path | None
+) -> tuple[Recipe, QuantizableModel, dict[str, str]]:
+    """Read a run or a state dict and choose integers' ranges where it has none yet, as `lower`."""
+    if path.is_file():
+        made, model, facts = _load_checkpoint(path, photographs)
+    else:
+        made, model, facts = load_run(path)
+    in_float = not model.quantized_layers()
+    if in_float or facts["quantized"] == "1":
+        return made, model, facts
+    if photographs:
+        data = Photographs(list_images(photographs), made.crop, torch.device("cpu"), seed=made.seed)
+        quantize.fit(model, calibration_batches(data, made))
+    else:
+        raise LichenError(
+            "these weights are of training in float: give --photographs FOLDER, pictures to "
+            "choose the integers' ranges by, or train on with --quantized-steps"
+        )
+    return made, model, facts
+
+
 def _load_checkpoint(
-    arguments: argparse.Namespace,
+    path: Path, photographs: Path | None
 ) -> tuple[Recipe, QuantizableModel, dict[str, str]]:
     """Read a state dict of others, as `load_run` reads a run; fit a prior where it has none."""
-    model, has_prior = catalogue.from_checkpoint(arguments.run)
+    model, has_prior = catalogue.from_checkpoint(path)
     name = catalogue.name_of(model)
     made = Recipe(model=name, arguments=model.arguments)
     if not has_prior:
         if not isinstance(model, FactorizedPrior):
-            raise LichenError(f"{arguments.run} has no entropy_bottleneck, which {name} needs")
-        if not arguments.photographs:
+            raise LichenError(f"{path} has no entropy_bottleneck, which {name} needs")
+        if not photographs:
             raise LichenError(
-                f"{arguments.run} has no prior: give --photographs FOLDER, pictures to fit one to"
+                f"{path} has no prior: give --photographs FOLDER, pictures to fit one to"
             )
-        paths = list_images(arguments.photographs)
-        data = Photographs(paths, made.crop, torch.device("cpu"), seed=made.seed)
+        data = Photographs(list_images(photographs), made.crop, torch.device("cpu"), seed=made.seed)
         fit_prior(model, [data.batch(8, k) for k in range(PRIOR_BATCHES)])
     return made, model.eval(), {"step": "0", "quantized": "0"}
 
