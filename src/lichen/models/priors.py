@@ -101,7 +101,7 @@ class EntropyBottleneck(nn.Module):
         """Probability of the bin around x (B, C, H, W), one wide or twice `half` (B, C, 1, 1)."""
         bins = 0.5 if half is None else self._by_channel(half.expand_as(x))
         flat = self._by_channel(x)
-        lower, upper = self.logits(flat - bins), self.logits(flat + bins)
+        lower, upper = self.logits(torch.cat((flat - bins, flat + bins), dim=-1)).chunk(2, dim=-1)
         sign = -torch.sign(lower + upper).detach()  # keep away from saturated sigmoids
         p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
         p = p.clamp_min(LIKELIHOOD_MIN)
