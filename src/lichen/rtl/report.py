@@ -1,4 +1,4 @@
-"""Report: plans, trials and synthesised stages as text and as values for JSON."""
+"""Report: plans and synthesised stages as text and as values for JSON."""
 
 from __future__ import annotations
 
@@ -9,31 +9,8 @@ from lichen.rtl import fold
 from lichen.rtl import layer as layers
 from lichen.rtl.fold import Part, Plan, Resources
 from lichen.rtl.synthesise import SCRIPT, Synthesis
-from lichen.rtl.trial import Trial
 
 COLUMNS = ("dsp", "bram36", "uram", "lut", "ff")
-
-
-def trial_text(trial: Trial, plan: Plan) -> str:
-    """Give what `lichen simulate` prints."""
-    lines = [
-        "identical" if not trial.difference else f"DIFFERENT: {trial.difference}",
-        f"{trial.core} core for {trial.board}, {trial.width}x{trial.height}:",
-        f"  {trial.cycles} cycles for one picture, the first output after {trial.latency}",
-    ]
-    if trial.per_picture:
-        lines.append(f"  {trial.per_picture} cycles per picture in a row ({trial.planned} planned)")
-    lines += [
-        f"  {trial.cycles_per_pixel:.3f} cycles per pixel, {trial.frames_per_second:.1f} pictures "
-        f"of this size per second at an assumed clock of {trial.clock_hz / 1e6:g} MHz",
-        f"  built for {plan.target.width}x{plan.target.height}: {plan.cycles} cycles, "
-        f"{plan.target.clock_hz / plan.cycles:.1f} frames/s",
-        *(f"  {name} waited {count} cycles" for name, count in trial.waits.items()),
-        "  share of the cycles in which each array multiplied:",
-        *(f"    {name:24} {share:6.1%}" for name, share in trial.occupancy.items()),
-        f"  built in {trial.build_seconds:.0f} s, ran in {trial.run_seconds:.0f} s",
-    ]
-    return "\n".join(lines)
 
 
 def totals(plan: Plan, part: Part) -> tuple[Resources, fold.Placement]:
