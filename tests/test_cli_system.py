@@ -60,6 +60,15 @@ def test_a_closed_stdin() -> None:
     assert not Path("out.lic").exists()
 
 
+def test_other_names_of_stdout_and_pipes() -> None:
+    whole = shell("L encode M in.png -").stdout
+    for name in ("/dev/stdout", "/dev/fd/1"):
+        if Path(name).exists():
+            assert shell(f"L encode M in.png {name} | cat").stdout == whole
+    os.mkfifo("pipe")
+    assert shell("(L encode --quiet M in.png pipe) & cat pipe; wait").stdout == whole
+
+
 def test_names_that_are_not_unicode() -> None:
     name = os.fsdecode(b"caf\xe9")
     try:

@@ -200,7 +200,7 @@ def _notes(shown: bool) -> Iterator[None]:
 def _encode(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     source = arguments.input
-    target = arguments.output or files.default_output(source, files.SUFFIX)
+    target = files.output_name(arguments.output, source, files.SUFFIX)
     files.check_stream_name(target)
     files.check_output(target, source, arguments.overwrite)
     data = files.read(source)
@@ -259,7 +259,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 def _decode(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     source = arguments.input
-    target = arguments.output or files.default_output(source, ".png")
+    target = files.output_name(arguments.output, source, ".png")
     file_format = "PNG" if target == "-" else files.format_of(target)
     # x.png is often the original of x.lic: it is only overwritten where it was named.
     overwrite = arguments.overwrite and bool(arguments.output)

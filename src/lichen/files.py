@@ -22,6 +22,7 @@ from lichen.errors import ImageError, LichenError
 from lichen.picture import Picture, from_image
 
 SUFFIX = ".lic"
+STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 # A decoded picture should be what the decoder made of it, or near it, in every format.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 3},
@@ -35,8 +36,11 @@ class UsageError(Exception):
     """What was asked for is not possible, whatever the files hold."""
 
 
-def default_output(source: str, suffix: str) -> str:
-    return "-" if source == "-" else os.path.splitext(source)[0] + suffix
+def output_name(given: str | None, source: str, suffix: str) -> str:
+    """Give the name of the output: the one given, or the input's with another suffix."""
+    if given in STDOUT_NAMES:  # a report goes elsewhere then
+        return "-"
+    return given or ("-" if source == "-" else os.path.splitext(source)[0] + suffix)
 
 
 def read(source: str, magic: bytes = b"") -> bytes:
@@ -95,8 +99,8 @@ def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
         sys.stdout.buffer.write(buffer.getbuffer())
         sys.stdout.buffer.flush()
         return
-    path = Path(os.path.realpath(target))  # a link stays, what it points to is replaced
-    if path.exists() and not path.is_file():  # a device or a pipe
+    path = Path(target)
+    if path.exists() and not path.is_file():  # a device or a pipe, which may have no other name
         try:
             with open(path, "wb") as file:
                 yield file
@@ -104,6 +108,7 @@ def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
             error.filename = target
             raise
         return
+    path = Path(os.path.realpath(target))  # a link stays, what it points to is replaced
     temporary = path.with_name(f".{secrets.token_hex(8)}.lichen.part")
     try:
         with open(temporary, "xb") as file:
