@@ -22,13 +22,12 @@ from lichen.api import Codec
 from lichen.boards import device, record
 from lichen.boards.address_map import CORES, CoreName
 from lichen.boards.board import Board, board
+from lichen.boards.device import STRIPE
 from lichen.boards.driver import Driver
 from lichen.boards.power import Meter, Sensors
 from lichen.model import Model
 from lichen.picture import from_array
 
-STRIPE = 1  # rows of 64 lines: what every core holds
-END_BYTES = 6  # of the last chunk, Z: type, length 0, CRC
 IDLE_S = 1.0  # that power is measured before a core works
 SAMPLE = (1920, 1080)  # width and height of the picture that is made, or what the core takes
 SIMULATED_SAMPLE = (128, 96)  # in simulation, where a picture takes minutes
@@ -104,7 +103,10 @@ def check_core(
             size = (width, height, position, STRIPE)
             yield from (p.tobytes() for p in driver.decode_all(repeat(chunks, count), *size))
 
-    wanted = chunks[:-END_BYTES] if core == "encoder" else codec.decode(data).rgb.tobytes()
+    if core == "encoder":
+        wanted = container.write_stripes(container.read(data).stripes)
+    else:
+        wanted = codec.decode(data).rgb.tobytes()
     (found,) = run(1)
     started = time.perf_counter()
     with Meter(sensors) as busy:
