@@ -89,13 +89,18 @@ def parts_of(model: Model, linear: Linear = "arm") -> Parts:
             "LayerNorm have no place on the DPU; export a model that runs in integers"
         )
     latents = model.reduction if model.order == "factorised" else LATENT_LINES
-    return Parts(
+    found = Parts(
         model,
         {
             "g_a": cut(model.programs["g_a"], 1, model.name),
             "g_s": cut(model.programs["g_s"], latents, model.name, linear == "dpu"),
         },
     )
+    if not all(part.networks for part in found.by_name.values()):
+        raise ModelError(
+            f"{model.name} has nothing for the DPU to do: its transforms are linear, in 16 bits"
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
