@@ -209,6 +209,7 @@ def test_models(shell: Shell) -> None:
     assert reports[0]["weights"] == models.default().digest.hex()
     assert reports[0]["decoder_kmac_per_pixel"] > 0
     assert "(default)" in shell("models").out
+    assert "recipe" in shell("models", "-v").out
 
 
 def test_model_by_name_and_by_file(shell: Shell, png: Path) -> None:

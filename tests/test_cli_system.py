@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,15 @@ def test_what_is_wrong_with_a_model_is_said_with_its_name(
 ) -> None:
     assert main(["encode", "--model", "in.png", "in.png"]) == 4
     assert "in.png: a model file needs" in capsys.readouterr().err
+
+
+def test_messages_hold_no_controls_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    model = replace(models.read(MICRO), name="evil\x1b[2J\nname")
+    Path("evil.safetensors").write_bytes(model.to_bytes())
+    assert main(["encode", "--model", str(MICRO), "in.png", "in.lic"]) == 0
+    capsys.readouterr()
+    assert main(["decode", "--model", "evil.safetensors", "in.lic", "out.png"]) == 4
+    assert "evil\\x1b[2J name" in capsys.readouterr().err
 
 
 def test_refused_threads_are_no_bug_to_report(

@@ -170,10 +170,16 @@ def _complain(error: Exception, about: str = "") -> int:
         text = "not enough memory for this picture; code it in parts"
     elif code == INTERNAL and not isinstance(error, DeviceError):
         text = f"internal: {type(error).__name__}: {text}; please report it (-v shows where)"
-    text = " ".join(f"{about}{text}".split())
+    text = _one_line(f"{about}{text}")
     with suppress(OSError):  # nobody listens: the exit code says it too
         print(f"lichen: error: {text}", file=sys.stderr, flush=True)
     return code
+
+
+def _one_line(text: str) -> str:
+    """Give a message as one line. It may quote a stranger's file: no controls for the terminal."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 @contextmanager
@@ -182,7 +188,7 @@ def _notes(shown: bool) -> Iterator[None]:
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         if shown:
-            print(f"lichen: note: {' '.join(str(message).split())}", file=sys.stderr)
+            print(f"lichen: note: {_one_line(str(message))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -389,6 +395,9 @@ def _models(arguments: argparse.Namespace) -> int:
             f"{path.stat().st_size / 1e6:.1f} MB, kMAC per pixel: {encoder:.1f} to encode, "
             f"{decoder:.1f} to decode{'  (default)' if number == 0 else ''}"
         )
+        if arguments.verbose:
+            for key, value in model.metadata.items():
+                print(f"  {key:16} {value}")
     if not models.installed():
         raise ModelError("no model came with this installation of lichen; reinstall it")
     return OK
