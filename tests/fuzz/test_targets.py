@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,18 @@ def test_seeds(target: str) -> None:
 def test_findings_stay_fixed(path: Path) -> None:
     """What a fuzzer has found: TARGET-name, the input of the target."""
     targets.TARGETS[path.name.split("-")[0]](path.read_bytes())
+
+
+def test_the_table_of_figures_is_the_kept_one() -> None:
+    path = seeds.TESTS.parent / "scripts" / "fuzz"
+    spec = spec_from_loader("fuzz", SourceFileLoader("fuzz", str(path)))
+    assert spec is not None and spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    kept = json.loads((seeds.TESTS.parent / "docs" / "results" / "fuzzing.json").read_text())
+    page = script.PAGE.read_text("utf-8")
+    told = "run scripts/fuzz 0 --keep docs/results/fuzzing.json"
+    assert script.with_table(page, script.table(kept)) == page, told
 
 
 def test_planted_faults_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
