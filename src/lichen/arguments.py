@@ -31,7 +31,7 @@ exit codes:
   3    a file is not there, not readable or not writable, or would be overwritten
   4    the model is missing, damaged, or not the one that made the stream
   5    the target size cannot be met
-  6    internal error, or no memory, or no threads
+  6    internal error, no memory, no threads, or a device or a tool is missing or fails
   130  interrupted with Ctrl-C
   143  ended by SIGTERM (train: after a checkpoint)
 """

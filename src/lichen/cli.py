@@ -554,8 +554,11 @@ def _codec(arguments: argparse.Namespace) -> Iterator[Codec]:
     from lichen.boards import device
 
     def opener(core: device.CoreName, model: models.Model) -> device.Driver:
-        with _extra("rtl"):
-            return device.open_driver(arguments.device, core, model, session=arguments.session)
+        try:
+            with _extra("rtl"):
+                return device.open_driver(arguments.device, core, model, session=arguments.session)
+        except ContractError as error:  # no hardware for this model: the user's choice
+            raise UsageError(str(error)) from error
 
     with device.DeviceCodec(opener, model, threads=arguments.threads) as codec:
         yield codec
