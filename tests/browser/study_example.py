@@ -100,7 +100,7 @@ def model(name: str, kmac: float, fits: bool, curves: tuple[str, ...]) -> ModelR
              ResourceUse("uram", 10, 0.85 * BOARDS[b][2], BOARDS[b][2])),
             9_000_000 if fits else None, 4.4 if fits else None, 33.0 if fits else None, 400 / kmac,
             300.0, fits, 300.0 if fits else None, 900, 3_000_000, 2_900_000,
-            (StagePlanResult("g_a.0", "Conv", 64, 8_000_000, 0.9, 32, 4.0, 800, 1600),) * fits,
+            (StagePlanResult("g_a.0", "Conv", 64, 8_000_000, 0.9, 32, 4.0, 1, 800, 1600),) * fits,
         )
         for b in BOARDS for d in ways
     )  # fmt: skip

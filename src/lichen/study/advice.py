@@ -16,7 +16,7 @@ from lichen.study import changes, facts
 from lichen.study.boards import Board
 from lichen.study.facts import Facts
 from lichen.study.layers import Layer
-from lichen.study.models import Subject, lowered
+from lichen.study.models import Subject
 from lichen.study.result import Advice, Effect, Video
 
 BEST = 3
@@ -48,7 +48,7 @@ def for_model(
     before = figures(fact, targets, video)
     ranked = []
     for candidate in candidates(subject, fact):
-        after = figures(candidate.make(), targets, video)
+        after = figures(replace(candidate.make(), plans=fact.plans), targets, video)
         effects = tuple(
             Effect(quantity, unit, before[quantity, unit, higher], value, higher)
             for (quantity, unit, higher), value in after.items()
@@ -175,8 +175,7 @@ def _rebuilt(subject: Subject, **arguments: object) -> Facts:
     """The facts of the same model with other arguments."""
     own = {key: value for key, value in subject.arguments.items() if key != "pruned"}
     module = catalogue.build(subject.family, own | arguments)
-    programs = lowered(module, "changed") if subject.programs and not subject.slices else None
-    return facts.of_subject(replace(subject, module=module, programs=programs))
+    return facts.of_subject(replace(subject, module=module, programs=None))
 
 
 def _by_arguments(subject: Subject, fact: Facts) -> list[Candidate]:

@@ -34,7 +34,8 @@ LATENT_BYTES = 2  # of v, which waits for the hyperprior in 16 bits
 class Facts:
     """symbols: to code per pixel. steps: passes in decoding that wait for one another, by part.
 
-    programs: the integer form of a model whose operations all have hardware.
+    programs: the integer form of a model whose operations all have hardware. plans: what is known
+    of the pipelines of this model and of its changes, which often leave a direction as it is.
     """
 
     layers: list[Layer]
@@ -46,6 +47,7 @@ class Facts:
     decoding_steps: int
     lowers: tuple[bool, str]
     programs: Model | None = None
+    plans: dict[tuple[object, ...], PipelineResult] = field(default_factory=dict)
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -190,10 +192,15 @@ def on_dpu(facts: Facts, board: Board, video: Video) -> list[DpuResult]:
 
 def as_pipeline(facts: Facts, board: Board, video: Video) -> list[PipelineResult]:
     """Judge both directions as our core on a board."""
-    return [
-        pipeline.study(
-            facts.layers, facts.of(which), which, board, video, facts.programs, facts.lowers,
-            facts.order, line_bytes(facts, which, video.width),
-        )
-        for which in DIRECTIONS
-    ]  # fmt: skip
+    found = []
+    for which in DIRECTIONS:
+        parts = facts.of(which)
+        own = tuple(replace(x, sources=()) for x in facts.layers if x.part in parts)
+        key = (which, board.name, video, own)
+        if key not in facts.plans:
+            facts.plans[key] = pipeline.study(
+                facts.layers, parts, which, board, video, facts.programs, facts.lowers,
+                facts.order, line_bytes(facts, which, video.width),
+            )  # fmt: skip
+        found.append(facts.plans[key])
+    return found

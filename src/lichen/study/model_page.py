@@ -358,12 +358,12 @@ def _share(result: PipelineResult, name: str) -> Cell:
 
 def _stages(result: PipelineResult) -> str:
     columns = [Column("stage"), Column("operation"), Column("multipliers"), Column("cycles"),
-               Column("busy"), Column("DSP"), Column("BRAM36"), Column("LUT"),
-               Column("FF")]  # fmt: skip
+               Column("busy"), Column("DSP"), Column("BRAM36"), Column("URAM"),
+               Column("LUT"), Column("FF")]  # fmt: skip
     rows = [
         [text(s.name), text(s.operation), number(s.multipliers, digits=5),
          number(s.cycles, digits=7), number(100 * s.busy_share, "%"), number(s.dsp, digits=5),
-         number(s.bram36), number(s.lut, digits=6), number(s.ff, digits=6)]
+         number(s.bram36), number(s.uram), number(s.lut, digits=6), number(s.ff, digits=6)]
         for s in result.stages
     ]  # fmt: skip
     title = f"Folding of the {result.direction}r on the {result.board}"

@@ -136,7 +136,7 @@ class _About:
     def planned(self, plan: fold.Plan) -> PipelineResult:
         """The figures of a folding."""
         part = self.board.part
-        total, _ = report.totals(plan, part)
+        total, placement = report.totals(plan, part)
         over = fold.shortfall(total, part)
         limit = "; ".join(
             f"{name}: {used:g} of {allowed:g} allowed ({used / allowed:.2f} times)"
@@ -149,7 +149,7 @@ class _About:
             has_hardware=True, exact=True, fits=not over, limit=limit, resources=uses,
             cycles=plan.cycles, fps=fps, at_most=self.at_most(),
             lag=max(plan.lag_lines.values(), default=0.0),
-            stages=tuple(_stage(stage, plan) for stage in plan.stages),
+            stages=tuple(_stage(stage, plan, placement) for stage in plan.stages),
             meets=not over and fps >= self.video.frames_per_second,
         )  # fmt: skip
 
@@ -219,15 +219,17 @@ class _About:
         )
 
 
-def _stage(stage: fold.StagePlan, plan: fold.Plan) -> StagePlanResult:
+def _stage(stage: fold.StagePlan, plan: fold.Plan, placement: fold.Placement) -> StagePlanResult:
+    taken = stage.logic + placement.taken_by(stage.stage.name)
     return StagePlanResult(
         name=stage.stage.name,
         operation=type(stage.stage.op).__name__,
         multipliers=rtl_layers.multipliers(stage.folding) if stage.folding else 0,
         cycles=stage.cycles,
         busy_share=stage.busy / plan.cycles,
-        dsp=stage.logic.dsp,
-        bram36=sum(memory.bram36 for memory in stage.memories),
-        lut=stage.logic.lut,
-        ff=stage.logic.ff,
+        dsp=taken.dsp,
+        bram36=taken.bram36,
+        uram=taken.uram,
+        lut=taken.lut,
+        ff=taken.ff,
     )

@@ -166,7 +166,7 @@ class DpuResult:
 
 @dataclass(frozen=True)
 class StagePlanResult:
-    """A stage of the folded pipeline."""
+    """A stage of the folded pipeline, with its memories where they lie on that board."""
 
     name: str
     operation: str
@@ -175,6 +175,7 @@ class StagePlanResult:
     busy_share: float
     dsp: int
     bram36: float
+    uram: int
     lut: int
     ff: int
 
