@@ -101,7 +101,10 @@ def test_arrows_point_one_way() -> None:
     assert list(TopologicalSorter(ARROWS).static_order())
 
 
-@pytest.mark.parametrize("module", ["lichen", "lichen.cli", "lichen.pillow"])
+MODULES = ["lichen", "lichen.cli", "lichen.pillow", "lichen.boards.device"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_the_codec_is_light(module: str) -> None:
     heavy = ", ".join(repr(name) for name in HEAVY)
     code = f"import sys, {module}; print([name for name in ({heavy}) if name in sys.modules])"

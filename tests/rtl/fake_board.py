@@ -190,15 +190,19 @@ class FakePynq:
 
     def __init__(self, board: FakeBoard, names: dict[str, str]) -> None:
         self.board, self.names = board, names
-        self.downloads: list[tuple[str, bool]] = []
+        self.downloads: list[str] = []
 
     def Overlay(self, bitfile_name: str, dtbo: str | None = None, download: bool = True) -> Any:
         assert isinstance(bitfile_name, str)
         if not bitfile_name.endswith("lichen-kv260.bit"):
             raise OSError(f"Bitstream file {bitfile_name} does not exist.")
-        self.downloads.append((bitfile_name, download))
-        if download:
+
+        def load() -> None:
             self.board.simulation.power_up()
+            self.downloads.append(bitfile_name)
+
+        if download:
+            load()
 
         cells = {
             self.names["core"]: self.board.map.registers,
@@ -208,23 +212,26 @@ class FakePynq:
             cell: {"phys_addr": address, "addr_range": SEGMENT_BYTES, "fullpath": cell}
             for cell, address in cells.items()
         }
-        return SimpleNamespace(ip_dict=ip_dict)
+        return SimpleNamespace(
+            ip_dict=ip_dict, download=load, is_loaded=lambda: bitfile_name in self.downloads[-1:]
+        )
 
     def MMIO(self, base_addr: int, length: int = 4, device: object = None) -> Any:
         assert length == SEGMENT_BYTES
         inner = self.board.devices[base_addr]
 
-        class Mmio:
-            def read(self, offset: int = 0) -> int:
-                assert offset % 4 == 0 and 0 <= offset < length
-                return int(inner.read(offset))
+        class Array:
+            """What a view of device memory as uint32 does."""
 
-            def write(self, offset: int, data: int) -> None:
-                assert type(data) is int, "pynq.MMIO takes int or bytes, by their exact types"
-                assert offset % 4 == 0 and 0 <= offset < length and 0 <= data < 1 << 32
-                inner.write(offset, data)
+            def __getitem__(self, word: int) -> np.uint32:
+                assert 0 <= word < length // 4
+                return np.uint32(inner.read(4 * word))
 
-        return Mmio()
+            def __setitem__(self, word: int, value: np.uint32) -> None:
+                assert 0 <= word < length // 4 and type(value) is np.uint32
+                inner.write(4 * word, int(value))
+
+        return SimpleNamespace(array=Array())
 
     def allocate(self, shape: tuple[int, ...], dtype: Any, target: object = None) -> CachedBuffer:
         assert isinstance(shape, tuple) and len(shape) == 1 and dtype is np.uint8

@@ -61,12 +61,12 @@ def test_pynq(monkeypatch, kind):
     board = fake(kind)
     module = pynq_on(monkeypatch, board)
     session(BoardLink(PynqBoard(BITFILE, kind)), kind)
-    assert module.downloads == [(str(BITFILE), True)]
+    assert module.downloads == [str(BITFILE)]
     assert board.buffers and all(buffer.freed for buffer in board.buffers)
     # The next process finds the overlay loaded, and the weights in it.
-    link = BoardLink(PynqBoard(BITFILE, kind, download=False))
+    link = BoardLink(PynqBoard(BITFILE, kind))
     driver = Driver(link, tiny_board.image(kind), MODEL)
-    assert driver.loads == 0
+    assert driver.loads == 0 and len(module.downloads) == 1
     check(driver, 5)
 
 

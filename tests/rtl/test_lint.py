@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tiny_board
 from amaranth.back import verilog
 
 from lichen.rtl.layer import Folding, Layer
@@ -52,6 +53,14 @@ def test_generated_verilog(tmp_path: Path) -> None:
     source.write_text(verilog.convert(unit, name="requantise", emit_src=False), encoding="utf-8")
     memory = str(FOLDER / "memory.sv")
     assert _lint("--top-module", "requantise", str(source), memory) == ""
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_tops(kind: str, tmp_path: Path) -> None:
+    """A whole core behind its AXI ports, with delays in DRAM."""
+    source = tmp_path / "top.v"
+    source.write_text(verilog.convert(tiny_board.top(kind), name="top", emit_src=False))
+    assert _lint("--top-module", "top", str(source), *map(str, SOURCES)) == ""
 
 
 def test_a_mistake_is_found(tmp_path: Path) -> None:

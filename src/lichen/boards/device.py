@@ -3,8 +3,8 @@
     kv260, zcu102   this machine is the board; its bitfile comes with the package of `lichen build`
     sim             the cores for the KV260 in Verilator: slow, and the same bits
 
-With PYNQ, the package's bitfile is loaded where no lichen core answers yet. Without, firmware is
-loaded beforehand, by xmutil or fpgautil (docs/boards.md).
+With PYNQ, the package's bitfile is loaded unless it is there already. Without, firmware is loaded
+beforehand, by xmutil or fpgautil (docs/boards.md).
 """
 
 from __future__ import annotations

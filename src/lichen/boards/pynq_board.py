@@ -34,27 +34,28 @@ class PynqBuffer:
 
 
 class PynqWords:
-    """Registers behind pynq.MMIO."""
+    """Registers behind pynq.MMIO, by its array: `read` has had other arguments in every version."""
 
     def __init__(self, mmio: Any) -> None:
-        self._mmio = mmio
+        self._words = mmio.array
 
     def read(self, offset: int) -> int:
-        return int(self._mmio.read(offset))
+        return int(self._words[offset >> 2])
 
     def write(self, offset: int, value: int) -> None:
-        self._mmio.write(offset, int(value))
+        self._words[offset >> 2] = np.uint32(value)
 
 
 class PynqBoard:
-    """A core of an overlay. download: configure the device with the bitfile first.
+    """A core of an overlay, which is loaded unless it is the one that is there.
 
-    Raises DeviceError where PYNQ or the core is not there.
+    Loading it anew would lose the weights, and stop the other core. Raises DeviceError where PYNQ
+    or the core is not there.
     """
 
     interrupt = None  # PYNQ's interrupts are coroutines; a picture takes some milliseconds
 
-    def __init__(self, bitfile: Path, core: CoreName, *, download: bool = True) -> None:
+    def __init__(self, bitfile: Path, core: CoreName) -> None:
         try:
             import pynq
         except ImportError as error:
@@ -65,7 +66,9 @@ class PynqBoard:
         self._pynq = pynq
         self.name = f"{core} on the board (PYNQ)"
         try:
-            self.overlay = pynq.Overlay(str(bitfile), download=download)
+            self.overlay = pynq.Overlay(str(bitfile), download=False)
+            if not self.overlay.is_loaded():
+                self.overlay.download()
         except Exception as error:  # PYNQ raises what its parts raise
             raise DeviceError(f"PYNQ cannot load {bitfile}: {error}") from error
         place = MAPS[core]

@@ -184,6 +184,12 @@ def command(arguments: argparse.Namespace, model: Model | None) -> int:
     pixels = np.ascontiguousarray(picture.rgb)
     if arguments.crop:
         pixels = np.ascontiguousarray(pixels[: CROP[0], : CROP[1]])
+    height, width = pixels.shape[:2]
+    if height > target.height or width > target.width:  # the driver would say so, minutes later
+        raise UsageError(
+            f"the picture is {width}x{height}, the core is built for up to {target.width}x"
+            f"{target.height}: give a larger --size, or --crop"
+        )
     model = model or models.default()
     position = round(8 * arguments.quality)
     try:
