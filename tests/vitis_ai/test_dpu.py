@@ -36,11 +36,11 @@ def finish(total: Fraction, relu: bool) -> int:
 
 def scalar_conv(q: Quantized, node: Conv, x: np.ndarray) -> np.ndarray:
     w, b = q.weights[node.name], q.biases[node.name]
-    outputs, inputs, k, _ = w.shape
+    _, inputs, k, _ = w.shape
     cut, left = dpu.shifts(q, node)
     p, s = node.padding, node.stride
     rows, columns = ((n + 2 * p - k) // s + 1 for n in x.shape[1:])
-    y = np.zeros((outputs, rows, columns), np.int8)
+    y = np.zeros((len(w), rows, columns), np.int8)
     for o, i, j in np.ndindex(*y.shape):
         total = 0
         first = o * inputs if node.groups > 1 else 0
@@ -55,7 +55,7 @@ def scalar_conv(q: Quantized, node: Conv, x: np.ndarray) -> np.ndarray:
 
 def scalar_deconv(q: Quantized, node: Deconv, x: np.ndarray) -> np.ndarray:
     w, b = q.weights[node.name], q.biases[node.name]
-    inputs, outputs, k, _ = w.shape
+    outputs, k = w.shape[1:3]
     cut, left = dpu.shifts(q, node)
     p, s = node.padding, node.stride
     rows, columns = ((n - 1) * s - 2 * p + k for n in x.shape[1:])
