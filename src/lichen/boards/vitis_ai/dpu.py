@@ -48,11 +48,11 @@ class Quantized:
     bias_fixes: Mapping[str, int]
 
 
-def round_half_up(x: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+def round_half_up(x: NDArray[Any], shift: int) -> NDArray[Any]:
     """Divide integers by 2**shift and round, halves up: DPU_ROUND. Negative: multiply."""
     if shift <= 0:
         return x << -shift
-    return (x + (np.int64(1) << (shift - 1))) >> shift
+    return (x + (1 << (shift - 1))) >> shift
 
 
 def shifts(q: Quantized, node: Weighted) -> tuple[int, int]:
@@ -93,13 +93,13 @@ def run_node(q: Quantized, node: Node, values: Mapping[str, Int8]) -> Int8:
     """Run one operation on int8 tensors (C, H, W)."""
     if isinstance(node, Add):
         left_a, left_b, shift = alignment(q, node)
-        total = (values[node.a].astype(np.int64) << left_a) + (
-            values[node.b].astype(np.int64) << left_b
-        )
+        a, b = (values[name].astype(np.int32) for name in (node.a, node.b))
+        total = (a << left_a) + (b << left_b)  # at most 2**23
     else:
         shift, left = shifts(q, node)
-        total = accumulate(node, values[node.input], q.weights[node.name]).astype(np.int64)
-        bias = q.biases[node.name].astype(np.int64)[:, None, None]
+        wide = np.int32 if left >= 0 else np.int64  # the sums fit in int32; shifted ones need not
+        total = accumulate(node, values[node.input], q.weights[node.name]).astype(wide)
+        bias = q.biases[node.name].astype(wide)[:, None, None]
         # A bias finer than the products has its digits kept: both go to the finer grid.
         total = total + (bias << left) if left >= 0 else (total << -left) + bias
         shift += max(0, -left)

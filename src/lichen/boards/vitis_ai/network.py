@@ -194,17 +194,24 @@ def float32(x: Any) -> Float:
     return np.asarray(x, np.float32)
 
 
-def convolve(x: Array, weight: Array, stride: int, padding: int, groups: int = 1) -> Array:
-    """Correlate (C, H, W) with (O, C / groups, kh, kw): float64 sums of float32 products.
+def precision(weight: Array, axes: tuple[int, ...]) -> type[np.float32] | type[np.float64]:
+    """Give the float that sums of products with int8 inputs are exact in, in any order.
 
-    Exact where x and the weights are integers of 8 bits: each product of matrices sums fewer than
-    2**24 / 2**14 of theirs, or is done in float64.
+    axes: of the weights that one output sums over. Float weights take float32.
     """
+    if weight.dtype != np.int8:
+        return np.float32
+    largest = int(np.abs(weight.astype(np.int64)).sum(axes).max(initial=0)) * 128
+    return np.float32 if largest < 2**24 else np.float64
+
+
+def convolve(x: Array, weight: Array, stride: int, padding: int, groups: int = 1) -> Array:
+    """Correlate (C, H, W) with (O, C / groups, kh, kw); exact where both are int8."""
     outputs, inputs, kh, kw = weight.shape
-    kind = np.float32 if inputs <= 1024 else np.float64
+    kind = precision(weight, (1, 2, 3))
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding))).astype(kind)
     height, width = ((n - k) // stride + 1 for n, k in zip(x.shape[1:], (kh, kw), strict=True))
-    total = np.zeros((outputs, height, width), np.float64)
+    total = np.zeros((outputs, height, width), kind)
     for dy in range(kh):
         for dx in range(kw):
             window = x[:, dy:, dx:][:, ::stride, ::stride][:, :height, :width]
@@ -220,14 +227,15 @@ def convolve(x: Array, weight: Array, stride: int, padding: int, groups: int = 1
 def deconvolve(x: Array, weight: Array, stride: int, padding: int) -> Array:
     """Transposed convolution of (C, H, W) by (C, O, kh, kw), output_padding 0; exact likewise."""
     inputs, outputs, kh, kw = weight.shape
-    kind = np.float32 if inputs <= 1024 else np.float64
+    kind = precision(weight, (0, 2, 3))
     rows, columns = x.shape[1:]
-    whole = np.zeros((outputs, (rows - 1) * stride + kh, (columns - 1) * stride + kw), np.float64)
-    flat = x.reshape(inputs, -1).astype(kind)
+    whole = np.zeros((outputs, (rows - 1) * stride + kh, (columns - 1) * stride + kw), kind)
+    flat: Array = x.reshape(inputs, -1).astype(kind)
     for dy in range(kh):
         for dx in range(kw):
-            part = (weight[:, :, dy, dx].T.astype(kind) @ flat).reshape(outputs, rows, columns)
-            whole[:, dy::stride, dx::stride][:, :rows, :columns] += part
+            part: Array = weight[:, :, dy, dx].T.astype(kind)
+            phase = whole[:, dy::stride, dx::stride][:, :rows, :columns]
+            phase += (part @ flat).reshape(outputs, rows, columns)
     end = -padding or None
     return whole[:, padding:end, padding:end]
 
@@ -257,8 +265,8 @@ def run(
         if isinstance(node, Add):
             y = values[node.a] + values[node.b]
         else:
-            y = (accumulate(node, values[node.input], node.weight)
-                 + node.bias.astype(np.float64)[:, None, None]).astype(np.float32)  # fmt: skip
+            y = float32(accumulate(node, values[node.input], node.weight))
+            y += node.bias[:, None, None]
         values[node.name] = np.maximum(y, 0) if node.relu else y
         seen(node.name, values[node.name])
         for name in network.sources(node):
