@@ -205,6 +205,14 @@ def test_limits(changes: dict, limit: str) -> None:
     assert ": b (" in str(caught.value)
 
 
+def test_depthwise_convolutions_run_there() -> None:
+    weight = np.random.default_rng(0).integers(-99, 99, (8, 1, 3, 3)).astype(np.int8)
+    part = cut(convolution(weight=weight, groups=8), 1)
+    (network,) = part.networks
+    assert [node.groups for node in network.nodes] == [1, 8]  # type: ignore[union-attr]
+    check_part(part)
+
+
 def test_float_models_are_refused() -> None:
     in_float = SimpleNamespace(name="wacnn", network=object())
     with pytest.raises(ModelError, match="wacnn runs in float"):

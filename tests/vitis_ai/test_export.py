@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pickle
@@ -285,6 +286,48 @@ def test_no_vitis_ai(folder: Path, tmp_path: Path) -> None:
         env={**os.environ, "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     refused(done, "vai_c_xir is not on the PATH")
+
+
+def test_a_container_of_another_release(folder: Path, tmp_path: Path) -> None:
+    """Its arch.json has another fingerprint; compile.sh looks before it compiles."""
+    (tmp_path / "arch.json").write_text('{"fingerprint": "0x101000016010407"}')
+    script = (folder / "compile.sh").read_text()
+    assert targets.target("kv260").arch in script
+    copy = folder / "compile-elsewhere.sh"
+    copy.write_text(script.replace(targets.target("kv260").arch, str(tmp_path / "arch.json")))
+    refused(run(folder, "bash", copy.name), "is not for the DPU", "another release", "3.0")
+
+
+@pytest.mark.parametrize("name", ["network", "quantize", "dpu_worker"])
+def test_scripts_for_old_pythons(name: str) -> None:
+    """AMD's container has Python 3.7 or 3.8, the board's image 3.9."""
+    path = SOURCE / "lichen" / "boards" / "vitis_ai" / "templates" / f"{name}.py"
+    tree = ast.parse(path.read_text(), feature_version=(3, 7))
+    names = {n for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
+    assert "lichen" not in {name.name.split(".")[0] for name in names}
+
+
+def test_state_dicts_are_lowered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights of a scale hyperprior with ReLU, as others write them; with GDN it is refused."""
+    import torch
+    from safetensors.torch import save_file
+
+    from lichen.models.balle2018 import ScaleHyperprior
+
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for seed in range(2):
+        Image.fromarray(photograph(256, 256, seed)).save(photographs / f"{seed}.png")
+    torch.manual_seed(0)
+    save_file(ScaleHyperprior(8, 12, activation="relu").state_dict(), tmp_path / "relu.safetensors")
+    options = "--crops", "2", "--tile", "128x128"
+    output = tmp_path / "out"
+    assert export(output, photographs, str(tmp_path / "relu.safetensors"), *options) == 0
+    made = json.loads((output / "export.json").read_text())
+    assert made["model"] == "relu" and set(made["networks"]) == {"g_a", "g_s"}
+    gdn = Path(__file__).parents[1] / "golden" / "compressai" / "bmshj2018-hyperprior.safetensors"
+    assert export(tmp_path / "other", photographs, str(gdn), *options) != 0
+    assert "gdn" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 # Bad input of `lichen export`

@@ -93,19 +93,21 @@ def run_node(q: Quantized, node: Node, values: Mapping[str, Int8]) -> Int8:
     """Run one operation on int8 tensors (C, H, W)."""
     if isinstance(node, Add):
         left_a, left_b, shift = alignment(q, node)
-        a, b = (values[name].astype(np.int32) for name in (node.a, node.b))
-        total = (a << left_a) + (b << left_b)  # at most 2**23
+        a: NDArray[np.int32] = values[node.a].astype(np.int32)
+        b: NDArray[np.int32] = values[node.b].astype(np.int32)
+        total: NDArray[Any] = (a << left_a) + (b << left_b)  # at most 2**23
     else:
         shift, left = shifts(q, node)
         wide = np.int32 if left >= 0 else np.int64  # the sums fit in int32; shifted ones need not
         total = accumulate(node, values[node.input], q.weights[node.name]).astype(wide)
-        bias = q.biases[node.name].astype(wide)[:, None, None]
+        bias: NDArray[Any] = q.biases[node.name].astype(wide)[:, None, None]
         # A bias finer than the products has its digits kept: both go to the finer grid.
         total = total + (bias << left) if left >= 0 else (total << -left) + bias
         shift += max(0, -left)
     if node.relu:
         total = np.maximum(total, 0)
-    return np.clip(round_half_up(total, shift), -128, 127).astype(np.int8)
+    found: Int8 = np.clip(round_half_up(total, shift), -128, 127).astype(np.int8)
+    return found
 
 
 def run(q: Quantized, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Int8]:

@@ -205,7 +205,8 @@ def to_int8(x: NDArray[Any], exponent: int, fix: int) -> Int8:
     if exponent == fix and x.dtype == np.int8:
         return x
     exact = dpu.round_half_up(x.astype(np.int64), exponent - fix)
-    return np.clip(exact, -128, 127).astype(np.int8)
+    found: Int8 = np.clip(exact, -128, 127).astype(np.int8)
+    return found
 
 
 def tiled(device: Device, network: Network, feeds: Mapping[str, Int8]) -> dict[str, Int8]:

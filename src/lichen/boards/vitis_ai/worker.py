@@ -19,7 +19,8 @@ from lichen.boards.vitis_ai.executor import Size
 from lichen.boards.vitis_ai.network import Network
 from lichen.errors import DeviceError
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0  # for one call
+END_S = 3.0  # for the worker to end when it is told to
 
 
 class WorkerDevice:
@@ -116,7 +117,7 @@ class WorkerDevice:
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
         try:
-            self.process.wait(10)
+            self.process.wait(END_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
