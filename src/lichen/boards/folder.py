@@ -74,13 +74,13 @@ def write(path: Path, board: Board, model: Model, cores: Mapping[CoreName, Board
     files |= {f"pynq/{name}": text for name, text in overlay_package.texts(made).items()}
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.lichen.part")
     try:
-        for name, text in files.items():
-            target = temporary / name
+        for file, text in files.items():
+            target = temporary / file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
         (temporary / WEIGHTS).mkdir()
-        for name, core in cores.items():
-            core.image.write(temporary / WEIGHTS / made.image_name(name))
+        for core in cores.values():
+            core.image.write(temporary / WEIGHTS / made.image_name(core.name))
         if path.is_dir():
             path.rmdir()
         temporary.rename(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lichen.boards import shell
+from lichen.boards.address_map import CoreName
 from lichen.boards.board import Board
 from lichen.boards.buses import CLOCK
 from lichen.boards.ipxact import Component
@@ -24,7 +25,7 @@ BLOCK_DESIGN = "lichen"
 SCRIPT = "build.tcl"
 
 
-def script(board: Board, stem: str, cores: Mapping[str, Component], design: Design) -> str:
+def script(board: Board, stem: str, cores: Mapping[CoreName, Component], design: Design) -> str:
     """Give build.tcl. stem: of the files in out/."""
     parts = [
         _head(board, stem, [cores[name].name for name in cores]),
