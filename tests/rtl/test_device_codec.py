@@ -109,7 +109,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model) -> Path:
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     layout = tiny_board.top("encoder").layout
-    core = record.CoreRecord(layout, 192, 192, 60.0, 61.0, 10, 11, 12, ())
+    core = record.CoreRecord(layout, 192, 192, 15.0, 15.0, tiny_board.CLOCK_HZ, 1, 2, ())
     made = record.Record(
         "1", "kv260", "lichen-kv260", "tiny", model.digest.hex(), {"encoder": core}
     )

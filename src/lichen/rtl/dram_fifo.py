@@ -109,16 +109,25 @@ class DramFifo(wiring.Component):
         return m
 
     def _start(self, m: Module, name: str, level: Value, room: Value, place: Signal) -> Any:
-        """Decide on a burst: whether, and how many words, for a pointer `place` of the ring."""
+        """Decide on a burst: whether, and how many words, for a pointer `place` of the ring.
+
+        Both are of the cycle before last: bursts are three cycles apart or more, and until the next
+        one begins there are never fewer words.
+        """
         block = Signal(range(BURST_BEATS + 1), name=f"{name}_block")
         late = Signal(range(PATIENCE + 1), name=f"{name}_late")
-        start = Signal(name=f"{name}_start")
+        expired = Signal(name=f"{name}_expired")
+        wanted, start = Signal(name=f"{name}_wanted"), Signal(name=f"{name}_start")
         count = Signal(range(BURST_BEATS + 1), name=f"{name}_count")
         whole = level >= block
         m.d.comb += [
             block.eq(BURST_BEATS - place[: (BURST_BEATS - 1).bit_length()]),
+            start.eq(wanted & room & ~self.clear),
+        ]
+        m.d.sync += [
             count.eq(Mux(whole, block, level)),
-            start.eq(~self.clear & room & (whole | ((late == PATIENCE) & (level != 0)))),
+            wanted.eq(whole | (expired & (level != 0))),
+            expired.eq(late == PATIENCE),
         ]
         with m.If(level == 0):
             m.d.sync += late.eq(0)
