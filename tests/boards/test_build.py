@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from lichen.errors import DeviceError
 from lichen.rtl import fold, trial
 from lichen.rtl.leaf import SOURCES
 from lichen.rtl.ports import core_pins
+from lichen.rtl.synthesise import yosys
 
 SIZE = "128x128"
 
@@ -104,6 +106,27 @@ def test_folder(written):
     assert (core.width, core.height, core.clock_hz) == (128, 128, 300_000_000)
     assert core.frames_per_second >= 30
     assert hex(core.layout) in (written / "README.md").read_text(encoding="utf-8")
+
+
+def test_sources_are_complete(written):
+    """Another tool finds every module that the packaged core names, and notices a missing file."""
+    home = written / "ip/lichen_encoder/src"
+    try:
+        program = yosys()
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+    def check(files):
+        script = (
+            "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v; "
+            f"read_verilog -sv {' '.join(files)}; hierarchy -check -top lichen_encoder"
+        )
+        done = subprocess.run([*program, "-q", "-p", script], cwd=home, capture_output=True)
+        return done.returncode
+
+    names = sorted(path.name for path in home.iterdir())
+    assert check(names) == 0
+    assert check([name for name in names if name != "memory.sv"]) != 0
 
 
 def test_without_vivado(fast, model_file, tmp_path, monkeypatch, capsys):
