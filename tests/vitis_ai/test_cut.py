@@ -213,6 +213,16 @@ def test_depthwise_convolutions_run_there() -> None:
     check_part(part)
 
 
+def test_what_the_export_cannot_write_is_refused_as_such() -> None:
+    """A multiplication between two convolutions: the DPU has it, networks here have not."""
+    program = convolution()
+    first, second = program.ops
+    scale = ops.Scale("half", "a", np.full(8, 1, np.int32), 1, "u8")
+    changed = replace(program, ops=(first, scale, replace(second, input="half")))
+    with pytest.raises(UnsupportedError, match=r"half \(scale: .* no form of it inside a network"):
+        cut(changed, 1)
+
+
 def test_float_models_are_refused() -> None:
     in_float = SimpleNamespace(name="wacnn", network=object())
     with pytest.raises(ModelError, match="wacnn runs in float"):

@@ -219,10 +219,12 @@ class _Cutter:
         same = [op.output for op, kind in zip(refused, kinds, strict=True) if kind == kinds[0]]
         others = sorted(set(kinds) - {kinds[0]})
         v = rules.verdict(self._layer(first))
+        why = f"{v.reason}; the limit: {v.limit}, {v.source}"
+        if v.place in ("dpu", "free"):
+            why = "the DPU may take it, but this export has no form of it inside a network"
         text = (
             f"{self.model + ': ' if self.model else ''}layers of {self.program.name} do not run on "
-            f"the DPU: {', '.join(same)} ({kinds[0].replace('_', ' ')}: {v.reason}; the limit: "
-            f"{v.limit}, {v.source})"
+            f"the DPU: {', '.join(same)} ({kinds[0].replace('_', ' ')}: {why})"
         )
         if others:
             text += f"; also {', '.join(others)}"
