@@ -124,6 +124,9 @@ class GDN(Quantizable):
         autocast = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
+            if self.quantized and not torch.is_grad_enabled():
+                assert input_exponent is not None
+                return self._exact(x, input_exponent)
             beta, gamma = self.effective()
             operand = x.square() if self.power == 2 else x.abs()
             n = self._norm(operand, gamma, beta, autocast and not self.quantized)
