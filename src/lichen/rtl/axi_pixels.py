@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -158,10 +158,9 @@ class PixelsToAxi(wiring.Component):
             m.d.sync += [self.m_axis_tlast.eq(1), ending.eq(0), count.eq(0)]
         return m
 
-    def _beat(self, data: Value, count: Value | int) -> list[Any]:
-        keep = Cat(place < count for place in range(self.size))
+    def _beat(self, data: Value, count: Value) -> list[Any]:
         return [
             self.m_axis_tdata.eq(data),
-            self.m_axis_tkeep.eq(keep),
+            self.m_axis_tkeep.eq((Const(1) << count) - 1),
             self.m_axis_tvalid.eq(1),
         ]
