@@ -59,7 +59,7 @@ image's own Python (3.9) has vart and xir; lichen needs Python 3.10 or later and
 
     curl -LsSf https://astral.sh/uv/install.sh | sh
     uv venv --python 3.11 lichen-env && . lichen-env/bin/activate
-    uv pip install lichen
+    uv pip install ./lichen    # a checkout or wheel of lichen {description["lichen"]}
 
     python run.py encode photo.png photo.lic
     python run.py decode photo.lic back.png

@@ -4,7 +4,7 @@
     python3 run.py decode photo.lic back.png
     python3 run.py test photo.png       # code, decode, compare with the integer codec, time it
 
-Needs lichen (pip install lichen; Python 3.10 or later). The DPU is driven by dpu_worker.py, which
+Needs lichen (README.md; Python 3.10 or later). The DPU is driven by dpu_worker.py, which
 the Python of the Vitis AI image runs. Streams are those of every other lichen: they decode anywhere
 (to the integer codec's picture, which is close to the DPU's).
 """
