@@ -16,7 +16,7 @@ from lichen.boards.vitis_ai import network as net
 from lichen.boards.vitis_ai.cut import HIGH_SHIFT, Cut, cut
 from lichen.boards.vitis_ai.executor import Linear, halves, parts_of
 from lichen.boards.vitis_ai.exponents import exponents
-from lichen.errors import LichenError, ModelError, UnsupportedError
+from lichen.errors import LichenError, ModelError
 from lichen.models import catalogue
 from lichen.program import Input, Output, Program, ops
 from lichen.study.models import lowered
@@ -159,7 +159,7 @@ def test_halves_are_exact() -> None:
 
 @pytest.mark.parametrize("name", ["gdn-means", "factorised", "channel-wise"])
 def test_gdn_is_refused(name: str) -> None:
-    with pytest.raises(UnsupportedError) as caught:
+    with pytest.raises(ModelError) as caught:
         tiny(name)
     text = str(caught.value)
     for word in ("g_a", "gdn", "limit", "dpu_partition.py", "In its place: ReLU", "lichen study"):
@@ -219,7 +219,7 @@ def test_what_the_export_cannot_write_is_refused_as_such() -> None:
     first, second = program.ops
     scale = ops.Scale("half", "a", np.full(8, 1, np.int32), 1, "u8")
     changed = replace(program, ops=(first, scale, replace(second, input="half")))
-    with pytest.raises(UnsupportedError, match=r"half \(scale: .* no form of it inside a network"):
+    with pytest.raises(ModelError, match=r"half \(scale: .* no form of it inside a network"):
         cut(changed, 1)
 
 

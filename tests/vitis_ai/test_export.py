@@ -361,8 +361,9 @@ def test_bad_input(
 def test_models_that_cannot_be_exported(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, words: str
 ) -> None:
-    assert export(tmp_path / "out", photographs, model) != 0
-    assert words in capsys.readouterr().err
+    assert export(tmp_path / "out", photographs, model) == cli.MODEL
+    error = capsys.readouterr().err
+    assert words in error and "internal" not in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

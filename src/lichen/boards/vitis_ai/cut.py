@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from lichen.boards.vitis_ai import network as net
 from lichen.boards.vitis_ai import rules
 from lichen.boards.vitis_ai.exponents import exponents
-from lichen.errors import UnsupportedError
+from lichen.errors import ModelError
 from lichen.program import Input, Op, Output, Program, ops
 from lichen.program.rewrite import subpixel
 
@@ -75,7 +75,7 @@ def cut(program: Program, reduction: int, model: str = "", linear: bool = False)
     """Cut a Program. reduction: lines of the picture per row of its inputs.
 
     linear: give the DPU linear paths in 16 bits, too.
-    Raises UnsupportedError naming the layers that the DPU refuses.
+    Raises ModelError naming the layers that the DPU refuses.
     """
     return _Cutter(program, reduction, model, linear).cut()
 
@@ -147,7 +147,7 @@ class _Cutter:
                 refused.append(op)
         refused += [op for op in self.ops if op.output in convolutions and self._verdict(op)]
         if refused:
-            raise UnsupportedError(self._complaint(refused))
+            raise ModelError(self._complaint(refused))
 
     def _convolutions(self) -> set[str]:
         """Name the convolutions of the DPU: all but preparations and linear paths in 16 bits."""
@@ -331,7 +331,7 @@ class _Cutter:
         name = tensor if part == "whole" else f"{tensor}.{part}"
         grid = self.reduction[tensor]
         if grid.denominator != 1:
-            raise UnsupportedError(f"{tensor} is on a finer grid than the picture")
+            raise ModelError(f"{tensor} is on a finer grid than the picture")
         feeds[name] = net.Feed(name, self.channels[tensor], grid.numerator, margin)
         found[name] = Source(tensor, self.exponents[tensor], part, fill)
         return name
