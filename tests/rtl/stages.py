@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,20 @@ def random_conv(
         1,
         dtype,
     )
+
+
+def depthwise_conv(
+    rng: np.random.Generator,
+    channels: int,
+    kernel: int,
+    stride: int,
+    dtype: DType,
+    shifts: tuple[int, int],
+    names: tuple[str, str] = ("y", "x"),
+) -> Conv:
+    """One kernel for each channel, padding as `random_conv`."""
+    op = random_conv(rng, channels, 1, kernel, stride, dtype, shifts, names)
+    return replace(op, groups=channels)
 
 
 def through(

@@ -9,7 +9,7 @@ import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from stages import Bench, random_conv, random_tensor, through
+from stages import Bench, depthwise_conv, random_conv, random_tensor, through
 
 from lichen.program import ops
 from lichen.program.arithmetic import DTYPE_RANGE
@@ -52,6 +52,12 @@ CONVOLUTIONS: dict[str, tuple[ops.Conv, Any, int, int, Folding, int, int, int, F
               Folding(2, 1, 3, 8), 1, 7, 11, "packed"),
     "blocks": (random_conv(RNG, 4, 48, 1, 1, "s16", (3, 6)), "s8", 4, 1,
                Folding(4, 2, 2, 12), 1, 16, 6, "plain"),
+    "depthwise": (depthwise_conv(RNG, 16, 3, 1, "s8", (3, 6)), "u8", 1, 1,
+                  Folding(1, 2, 2, 8), 1, 9, 11, "plain"),
+    "deep": (depthwise_conv(RNG, 8, 5, 2, "u8", (4, 7)), "s8", 1, 1,
+             Folding(1, 2, 2, 4, 2), 2, 10, 14, "packed"),
+    "wide": (depthwise_conv(RNG, 4, 3, 1, "s16", (0, 3)), "s16", 1, 1,
+             Folding(1, 1, 3, 4), 1, 5, 7, "packed"),
     "lines": (random_conv(RNG, 8, 4, 3, 1, "u8", (5, 8)), "u8", 1, 2,
               Folding(2, 2, 2, 4, 2), 2, 6, 9, "plain"),
 }  # fmt: skip
@@ -120,7 +126,7 @@ def model() -> Simulation:
     parts["table"] = TableIndex(TABLE, "s16", 1)
     parts["relane"] = Relane(8, 3, 4)
     parts["delay"] = Delay(8, 1, 3, 5)
-    parts["deep"] = Delay(8, 1, 1, 4099, Home(4096, 0))
+    parts["deep_delay"] = Delay(8, 1, 1, 4099, Home(4096, 0))
     parts["memories"] = Memories()
     parts["fork"] = Fork(8, 2)
     parts["replicate"] = Replicate(3, 16, 16)
@@ -224,9 +230,9 @@ def test_a_memory_of_two_kinds(model: Simulation) -> None:
     """4096 words in UltraRAM and three in block RAM, filled, drained, and filled again."""
     flat = RNG.integers(0, 256, 4099)
     for _ in range(2):
-        model.run({"deep_input": flat}, {})
-        result = model.run({}, {"deep_output": flat.size})
-        assert (result.outputs["deep_output"] == flat).all()
+        model.run({"deep_delay_input": flat}, {})
+        result = model.run({}, {"deep_delay_output": flat.size})
+        assert (result.outputs["deep_delay_output"] == flat).all()
 
 
 def test_memories(model: Simulation) -> None:

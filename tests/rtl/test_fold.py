@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stages import random_conv
+from stages import depthwise_conv, random_conv
 from tiny_codec import programs
 
 from lichen import model as models
@@ -66,6 +66,31 @@ def test_padding_that_keeps_no_size_is_refused() -> None:
                     np.zeros(4, np.uint8), 1, (0, 0, 0, 0), 1, "s8")  # fmt: skip
     with pytest.raises(ContractError, match=r"whole number per unit|padding must be"):
         _graph(conv)
+
+
+def test_groups_that_are_not_depthwise_are_refused() -> None:
+    conv = replace(_conv("y", "x"), weight=np.zeros((4, 2, 3, 3), np.int8), groups=2)
+    with pytest.raises(ContractError, match=r"2 groups of 2 channels.*\(depthwise\)"):
+        _graph(conv)
+
+
+def test_a_depthwise_layer_and_its_foldings() -> None:
+    """16 channels, 9 products each: two pixels in a DSP, weights of a few bytes."""
+    op = depthwise_conv(RNG, 4, 3, 1, "s8", (3, 5), ("y", "x"))
+    stage = _graph(op).stages[0]
+    layer = stage.layer
+    assert layer is not None and layer.depthwise
+    assert (layer.channels, layer.outputs, layer.macs) == (4, 4, 36)
+    found = fold.foldings(layer, 16, 1)
+    assert found and all(folding.lanes == 1 for folding in found)
+    folding = fold.choose(stage, (4, 16), 8 * 4 * 8 * 16 * 36, 1)
+    assert layers.dsps(layer, folding) == 1
+    assert fold.weight_memory("", layer, folding).bits <= 2 * 8 * 36
+    with pytest.raises(ValueError, match="one lane"):
+        layers.check(layer, Folding(2, 1, 2, 4))
+    point = depthwise_conv(RNG, 4, 1, 1, "s8", (3, 5), ("y", "x"))
+    with pytest.raises(ContractError, match=r"1x1 kernel of 1 products.*a Scale"):
+        fold.choose(_graph(point).stages[0], (4, 16), 1 << 20, 1)
 
 
 def test_skew_of_a_residual_block() -> None:

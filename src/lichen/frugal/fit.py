@@ -24,7 +24,7 @@ from lichen.models import catalogue
 from lichen.models.channels import Channels, trace
 from lichen.models.layers import QuantizableModel
 from lichen.program import Program
-from lichen.rtl import fold, graph, report
+from lichen.rtl import fold, graph, report, trial
 from lichen.training import quantize
 from lichen.training.recipe import parse_arguments
 
@@ -240,11 +240,12 @@ def _planned(model: QuantizableModel, within: Budget) -> tuple[CoreFit, ...]:
     lowered = lower(model, "fit", {})
     if lowered.order != "hyperprior":
         raise ContractError(f"cores are for the order 'hyperprior', not {lowered.order!r}")
-    graphs = {core: make(lowered.programs) for core, make in MAKE.items()}
+    for make in MAKE.values():  # what has no hardware is said before anything is folded
+        make(lowered.programs)
     found = []
-    for core, built in graphs.items():
+    for core in MAKE:
         try:
-            plan = fold.fold(built, within.target, within.part)
+            plan = trial.plan_for(lowered, core, within.part, within.target)
         except ContractError as error:  # a layer whose channels cannot be shared out
             need = needs(channels, channels.counts, within)[core]
             rate = need.frames_per_second(within)

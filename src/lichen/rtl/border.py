@@ -93,7 +93,11 @@ class Crop(wiring.Component):
         x, y = Signal.like(self.whole_width), Signal.like(self.whole_height)
         last_x, last_y = Signal.like(x, init=-1), Signal.like(y, init=-1)  # none, after reset
         m.d.sync += [last_x.eq(self.whole_width - 1), last_y.eq(self.whole_height - 1)]
-        outside = (x >= self.width) | (y >= self.height)
+        # Registers of their own, so that no comparison stands between valid and valid.
+        inside_x, inside_y = Signal.like(x, init=-1), Signal.like(y, init=-1)
+        beyond_x, beyond_y = Signal(), Signal()
+        m.d.sync += [inside_x.eq(self.width - 1), inside_y.eq(self.height - 1)]
+        outside = beyond_x | beyond_y
         m.d.comb += [
             self.output.payload.eq(self.input.payload ^ Const(_every(self.bits), self.bits)),
             self.output.valid.eq(self.input.valid & ~outside),
@@ -101,10 +105,14 @@ class Crop(wiring.Component):
         ]
         with m.If(self.input.valid & self.input.ready):
             m.d.sync += x.eq(x + 1)
+            with m.If(x == inside_x):
+                m.d.sync += beyond_x.eq(1)
             with m.If(x == last_x):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
+                m.d.sync += [x.eq(0), y.eq(y + 1), beyond_x.eq(0)]
+                with m.If(y == inside_y):
+                    m.d.sync += beyond_y.eq(1)
                 with m.If(y == last_y):
-                    m.d.sync += y.eq(0)
+                    m.d.sync += [y.eq(0), beyond_y.eq(0)]
         return m
 
 

@@ -23,12 +23,11 @@ from lichen.model import Model
 from lichen.rtl import rans_tables
 from lichen.rtl.chunks import BYTES, STRIPE_BITS, Framing
 from lichen.rtl.convolution import Face
-from lichen.rtl.entropy_decoder import EntropyDecoder
-from lichen.rtl.entropy_encoder import EntropyEncoder, Room
+from lichen.rtl.entropy_decoder import EntropyDecoder, decoder_memories
+from lichen.rtl.entropy_encoder import EntropyEncoder, Room, encoder_memories
 from lichen.rtl.fold import Coder, Memory, Placement, Plan, Resources
 from lichen.rtl.graph import Tensor
 from lichen.rtl.lanes import Relane, connect
-from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.load import blocks
 from lichen.rtl.pixels import Analysis, Synthesis
 from lichen.rtl.rans_decoder import Status
@@ -36,10 +35,10 @@ from lichen.rtl.stripes import StripeEnds
 
 BITS_PER_PIXEL = 4.0  # of a stripe, at most
 CODER = "entropy coder"  # its name among the stages of a placement
-# What it takes beside its memories, by Yosys (docs/accelerator.md).
+# What it and the border take beside memories, by Yosys (docs/accelerator.md).
 CODER_LOGIC = {
-    "encoder": Resources(4, lut=3000, ff=3000),
-    "decoder": Resources(2, lut=4000, ff=3000),
+    "encoder": Resources(8, lut=3400, ff=5000),
+    "decoder": Resources(2, lut=3000, ff=3600),
 }
 
 
@@ -88,40 +87,39 @@ def stripes_held(plan: Plan, stripe: int) -> int:
     return 1 + -(-rows_below // stripe)
 
 
-def entropy_encoder(
-    model: Model, plan: Plan, stripe: int, bits: float, bus: LoadBus, memory: int,
-    homes: Mapping[str, Home] | None = None,
-) -> EntropyEncoder:  # fmt: skip
-    """Make the entropy encoder of a core, its memories numbered from `memory`."""
-    streams = substreams(model, plan)
-    shapes = [rans_tables.encoder_shape(part.tables) for part in streams]
-    room = room_for(plan, streams, stripe, bits)
-    return EntropyEncoder(shapes[0], shapes[1], room, bus, memory, homes)
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the entropy coder of a core: shapes of the tables of z and y, and its buffers."""
+
+    shapes: tuple[Any, Any]
+    room: Room
+    stripes: int  # whose y a decoder holds
 
 
-def entropy_decoder(
-    model: Model, plan: Plan, stripe: int, bits: float, bus: LoadBus, memory: int,
-    homes: Mapping[str, Home] | None = None,
-) -> EntropyDecoder:  # fmt: skip
-    """Make the entropy decoder of a core, its memories numbered from `memory`."""
+def sizes_of(model: Model, plan: Plan, kind: str, stripe: int, bits: float) -> Sizes:
+    """Give the sizes of the coder of a core; kind: "encoder" or "decoder"."""
     streams = substreams(model, plan)
-    shapes = [
-        rans_tables.decoder_shape(part.tables, rans_tables.rows_for(part.tables))
-        for part in streams
-    ]
-    room = room_for(plan, streams, stripe, bits)
+    if kind == "encoder":
+        z, y = (rans_tables.encoder_shape(part.tables) for part in streams)
+        return Sizes((z, y), room_for(plan, streams, stripe, bits), 0)
+    rows = (rans_tables.rows_for(part.tables) for part in streams)
+    shapes = [rans_tables.decoder_shape(part.tables, n) for part, n in zip(streams, rows)]
     held = stripes_held(plan, stripe)
-    return EntropyDecoder(shapes[0], shapes[1], room, bus, memory, held, homes)
+    return Sizes((shapes[0], shapes[1]), room_for(plan, streams, stripe, bits), held)
 
 
 def coder(
     model: Model, plan: Plan, kind: str, stripe: int = 1, bits: float = BITS_PER_PIXEL
 ) -> Coder:
     """Give what the entropy coder of a core takes; kind: "encoder" or "decoder"."""
-    make = entropy_encoder if kind == "encoder" else entropy_decoder
-    sizes = make(model, plan, stripe, bits, LoadBus(), 0).memories
-    memories = tuple(Memory(CODER, role, *size) for role, size in sizes.items())
-    return Coder(memories, CODER_LOGIC[kind])
+    sizes = sizes_of(model, plan, kind, stripe, bits)
+    if kind == "encoder":
+        found = encoder_memories(*sizes.shapes, sizes.room)
+    else:
+        found = decoder_memories(*sizes.shapes, sizes.room, sizes.stripes)
+    memories = tuple(Memory(CODER, role, *size) for role, size in found.items())
+    cycles = sizes.room.y_symbols * 3 // 2 if kind == "encoder" else 0  # EntropyEncoder's pace
+    return Coder(memories, CODER_LOGIC[kind], stripe * plan.reduction, cycles)
 
 
 class _Core(wiring.Component):
@@ -168,11 +166,12 @@ class Encoder(_Core):
         self.loops = self.analysis.loops
         self.streams = substreams(model, plan)
         self.first_memory = self.analysis.network.memories
-        self.entropy = entropy_encoder(
-            model, plan, stripe, bits_per_pixel, self.analysis.network.bus, self.first_memory,
+        sizes = sizes_of(model, plan, "encoder", stripe, bits_per_pixel)
+        self.shapes = sizes.shapes
+        self.entropy = EntropyEncoder(
+            *sizes.shapes, sizes.room, self.analysis.network.bus, self.first_memory,
             placement.of(CODER) if placement else None,
         )  # fmt: skip
-        self.shapes = self.entropy.shapes
         ports = {"pixels": self.analysis.signature.members["pixels"]}
         ports |= {"bytes": Out(BYTES), "overflows": Out(stream.Signature(1))}
         self.ports = self._settings(self.analysis, ports)
@@ -250,11 +249,12 @@ class Decoder(_Core):
         self.loops = self.synthesis.loops
         self.streams = substreams(model, plan)
         self.first_memory = self.synthesis.network.memories
-        self.entropy = entropy_decoder(
-            model, plan, stripe, bits_per_pixel, self.synthesis.network.bus, self.first_memory,
-            placement.of(CODER) if placement else None,
+        sizes = sizes_of(model, plan, "decoder", stripe, bits_per_pixel)
+        self.shapes = sizes.shapes
+        self.entropy = EntropyDecoder(
+            *sizes.shapes, sizes.room, self.synthesis.network.bus, self.first_memory,
+            sizes.stripes, placement.of(CODER) if placement else None,
         )  # fmt: skip
-        self.shapes = self.entropy.shapes
         ports = {
             "pixels": self.synthesis.signature.members["pixels"],
             "bytes": In(BYTES),

@@ -80,6 +80,7 @@ class Convolution(wiring.Component):
             sum_bits=layer.sum_bits,
             shift=folding.beat,
             face=self.face,
+            depthwise=layer.depthwise,
         )
         m.submodules.array = array.instance()
         m.submodules.requantise = requantise = Requantise(
@@ -174,9 +175,10 @@ def contents(
     weight, bias, shift = columns_of(op, unshuffle, shuffle)
     passes, outputs, kernel_h, kernel_w, channels = weight.shape
     f = folding
+    inputs = 1 if layer.depthwise else channels
     words = weight.reshape(
         passes, outputs // f.outputs, f.outputs, kernel_h, kernel_w,
-        channels // f.lanes, f.lanes,
+        inputs // f.lanes, f.lanes,
     )  # fmt: skip
     # In time: pass, tile, kernel row, channels, kernel column; in a word: output, lane.
     words = words.transpose(0, 1, 3, 5, 4, 2, 6).reshape(-1, f.outputs * f.lanes)
@@ -187,15 +189,15 @@ def contents(
     full = full.reshape(count, -1)
     padded = np.zeros((count, -(-full.shape[1] // 4) * 4), np.int8)
     padded[:, : full.shape[1]] = full
-    bits = layers.parameter_bits(layer)
+    bits = layers.PARAMETER_BITS
     size = 4 * -(-(bits * f.beat) // 32)
     parameters = bytearray()
     pairs = list(zip(bias.reshape(-1).tolist(), shift.reshape(-1).tolist()))
     for first in range(0, len(pairs), f.beat):
         word = 0
         for lane, (one_bias, one_shift) in enumerate(pairs[first : first + f.beat]):
-            bias_bits = one_bias & (1 << layer.sum_bits) - 1
-            word |= (bias_bits | one_shift << layer.sum_bits) << (bits * lane)
+            bias_bits = one_bias & (1 << layers.BIAS_BITS) - 1
+            word |= (bias_bits | one_shift << layers.BIAS_BITS) << (bits * lane)
         parameters += word.to_bytes(size, "little")
     return [padded.tobytes(), bytes(parameters)]
 
@@ -207,15 +209,25 @@ def layer_of(op: Conv, x: str, bound: int, unshuffle: int = 1, shuffle: int = 1)
     """
     outputs, inputs, kernel_h, kernel_w = op.weight.shape
     top, left, bottom, right = op.padding
-    if op.groups != 1:
-        raise ValueError(f"{op.output}: no hardware for groups ({op.groups}); use groups = 1")
+    depthwise = op.groups > 1
+    if depthwise and not (inputs == 1 and outputs == op.groups):
+        raise ValueError(
+            f"{op.output}: no hardware for {op.groups} groups of {inputs} channels and "
+            f"{outputs // op.groups} outputs; use groups = 1, or as many groups as channels and "
+            "outputs (depthwise)"
+        )
+    if depthwise and (unshuffle, shuffle) != (1, 1):
+        raise ValueError(
+            f"{op.output}: no hardware for shuffles beside a depthwise convolution; put a 1x1 "
+            "convolution between them"
+        )
     if top + bottom != kernel_h - op.stride or left + right != kernel_w - op.stride:
         raise ValueError(
             f"{op.output}: padding must be kernel - stride on each axis "
             f"({kernel_h - op.stride}), not {op.padding}"
         )
     return Layer(
-        channels=inputs // unshuffle,
+        channels=outputs if depthwise else inputs // unshuffle,
         outputs=outputs,
         kernel=(kernel_h * unshuffle, kernel_w),
         stride=(op.stride * unshuffle, op.stride),
@@ -224,4 +236,5 @@ def layer_of(op: Conv, x: str, bound: int, unshuffle: int = 1, shuffle: int = 1)
         x=x,  # type: ignore[arg-type]
         y=op.dtype,
         sum_bits=int(bound).bit_length() + 1,
+        depthwise=depthwise,
     )

@@ -15,9 +15,25 @@ from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_decoder import SYMBOL_BITS, RansDecoder, Status, index_layout
 from lichen.rtl.rans_tables import DecoderShape
 from lichen.rtl.stripe_buffer import sequence
-from lichen.rtl.word_fifo import WordFifo
+from lichen.rtl.word_fifo import WordFifo, fifo_memory
 
 Z_LOW, Z_HIGH = -128, 127  # docs/stream.md 2
+
+
+def held_words(room: Room, stripes: int) -> int:
+    """Give the words of y that are held: an end takes up to 4 places, beyond the parser's limit."""
+    return stripes * (room.y_words + 4)
+
+
+def decoder_memories(
+    z_shape: DecoderShape, y_shape: DecoderShape, room: Room, stripes: int
+) -> dict[str, tuple[int, int]]:
+    """Give width and depth of the large memories of an EntropyDecoder, by their homes' names."""
+    return {
+        "z rows": (z_shape.row_bits, z_shape.rows),
+        "y rows": (y_shape.row_bits, y_shape.rows),
+        "y words": fifo_memory(WORD_BITS, held_words(room, stripes)),
+    }
 
 
 class EntropyDecoder(wiring.Component):
@@ -46,7 +62,6 @@ class EntropyDecoder(wiring.Component):
         stripes: int,
         homes: Mapping[str, Home] | None = None,
     ) -> None:
-        self.shapes = z_shape, y_shape
         self.parser = ChunkParser(room.z_words, room.y_words)
         limits = {"low": Z_LOW, "high": Z_HIGH}
         homes = homes or {}
@@ -56,8 +71,7 @@ class EntropyDecoder(wiring.Component):
         self.y_rans = RansDecoder(
             y_shape, Y_LANES, bus, memory + 2, memory + 3, home=homes.get("y rows")
         )
-        # An end takes up to 4 places, and is left out of the limits of the parser.
-        self.y_fifo = WordFifo(WORD_BITS, stripes * (room.y_words + 4), homes.get("y words"))
+        self.y_fifo = WordFifo(WORD_BITS, held_words(room, stripes), homes.get("y words"))
         super().__init__(
             {
                 "bytes": In(BYTES),
@@ -71,16 +85,6 @@ class EntropyDecoder(wiring.Component):
                 "y_statuses": Out(stream.Signature(Status)),
             }
         )
-
-    @property
-    def memories(self) -> dict[str, tuple[int, int]]:
-        """Width and depth of its large memories, by the names of their homes."""
-        z, y = self.z_rans.shape, self.y_rans.shape
-        return {
-            "z rows": (z.row_bits, z.rows),
-            "y rows": (y.row_bits, y.rows),
-            "y words": self.y_fifo.size,
-        }
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

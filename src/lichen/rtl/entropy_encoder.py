@@ -10,9 +10,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl.chunks import BYTES, STRIPE_BITS, ChunkWriter
-from lichen.rtl.lanes import connect
+from lichen.rtl.lanes import connect, sliced
 from lichen.rtl.leaf import Home, LoadBus
-from lichen.rtl.rans_encoder import RansEncoder
+from lichen.rtl.rans_encoder import RansEncoder, rans_memories
 from lichen.rtl.rans_tables import EncoderShape
 from lichen.rtl.stripe_buffer import sequence
 from lichen.rtl.symbol_steps import symbol_layout
@@ -28,6 +28,17 @@ class Room:
     y_symbols: int
     z_words: int
     y_words: int
+
+
+def encoder_memories(
+    z_shape: EncoderShape, y_shape: EncoderShape, room: Room
+) -> dict[str, tuple[int, int]]:
+    """Give width and depth of the large memories of an EntropyEncoder, by their homes' names."""
+    z = rans_memories(z_shape, room.z_symbols, room.z_words)
+    y = rans_memories(y_shape, room.y_symbols, room.y_words)
+    return {f"z {role}": size for role, size in z.items()} | {
+        f"y {role}": size for role, size in y.items()
+    }
 
 
 def named(homes: Mapping[str, Home] | None, of: str) -> dict[str, Home]:
@@ -61,7 +72,6 @@ class EntropyEncoder(wiring.Component):
         memory: int,
         homes: Mapping[str, Home] | None = None,
     ) -> None:
-        self.shapes = z_shape, y_shape
         self.z_rans = RansEncoder(
             z_shape, Z_LANES, room.z_symbols, room.z_words, bus, memory, memory + 1,
             named(homes, "z"),
@@ -81,21 +91,16 @@ class EntropyEncoder(wiring.Component):
             }
         )
 
-    @property
-    def memories(self) -> dict[str, tuple[int, int]]:
-        """Width and depth of its large memories, by the names of their homes."""
-        both = {"z": self.z_rans.memories, "y": self.y_rans.memories}
-        return {f"{of} {role}": size for of, sizes in both.items() for role, size in sizes.items()}
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.z_rans, m.submodules.y_rans = self.z_rans, self.y_rans
         m.submodules.writer = writer = self.writer
-        connect(m, self.z, self.z_rans.symbols)
-        connect(m, self.y, self.y_rans.symbols)
-        connect(m, self.z_rans.words, writer.z_words)
+        # Whole paths of the network end here, and the writer decides late what it takes.
+        sliced(m, "z_symbols", self.z, self.z_rans.symbols)
+        sliced(m, "y_symbols", self.y, self.y_rans.symbols)
+        sliced(m, "z_words", self.z_rans.words, writer.z_words)
         connect(m, self.z_rans.counts, writer.z_counts)
-        connect(m, self.y_rans.words, writer.y_words)
+        sliced(m, "y_words", self.y_rans.words, writer.y_words)
         connect(m, self.y_rans.counts, writer.y_counts)
         connect(m, writer.bytes, self.bytes)
         connect(m, writer.overflows, self.overflows)

@@ -35,6 +35,7 @@ ASSUMED_CLOCK_HZ = 300_000_000
 LAG_LINES = 400  # that a core may take from the first pixel to the first byte
 LAG_WEIGHT = 0.25  # of that share beside those of memory and LUTs
 GAIN_BANKS = 2  # a picture's gains are loaded while the one before is coded
+SPARE_DSPS = 0.06  # of a stage, beyond the fewest, where that saves memory
 SPREAD = 0.25  # every stage's cycles are within this of the slowest one's
 
 
@@ -71,10 +72,16 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Coder:
-    """The entropy coder, stripe buffers and framing of a core (`codec.coder`)."""
+    """The entropy coder, stripe buffers and framing of a core (`codec.coder`).
+
+    stripe_lines: lines of the picture in a stripe. cycles: from a stripe's last symbol to its first
+    byte, where a whole stripe has to be there before it is coded; else 0.
+    """
 
     memories: tuple[Memory, ...]
     logic: Resources
+    stripe_lines: int
+    cycles: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,18 @@ class Plan:
         return {name: rows * lines for name, rows in self.skew.lag_rows.items()}
 
     @property
+    def first_output_lines(self) -> float:
+        """Lines that come in before anything leaves: of bytes, a stripe; of pixels, a row of units.
+
+        With a coder: the first pixel in to the first byte out, or the reverse, at the core's pace.
+        """
+        lines = max(self.lag_lines.values())
+        if self.coder is None:
+            return lines
+        more = self.coder.stripe_lines - self.reduction
+        return lines + more + self.coder.cycles * self.units[0] * self.reduction / self.cycles
+
+    @property
     def folds(self) -> dict[str, Folding]:
         return {s.stage.name: s.folding for s in self.stages if s.folding is not None}
 
@@ -133,7 +152,8 @@ class Plan:
     def logic(self) -> Resources:
         """DSP, LUT and FF of all but the memories."""
         coder = self.coder.logic if self.coder else Resources()
-        return sum((stage.logic for stage in self.stages), coder)
+        delays = Resources(lut=LUT_DELAY * len(self.buffers), ff=FF_DELAY * len(self.buffers))
+        return sum((stage.logic for stage in self.stages), coder + delays)
 
     def place(self, part: Part) -> Placement:
         """Place its memories on a part, long delays outside where they must be."""
@@ -147,6 +167,7 @@ LUT_OF_STAGE = 619.0  # counters of loader, player and tile buffer, a requantise
 FF_OF_STAGE = 543.0
 REQUANTISE_SUMS = 6  # registers of whole sums in a requantiser
 LUT_ELEMENT, FF_ELEMENT = 110, 130  # per lane and operation
+LUT_DELAY, FF_DELAY = 140, 320  # of a delay on the chip, its memory excepted
 
 
 def fold(graph: Graph, target: Target, part: Part = ZCU102, lanes: int | None = None) -> Plan:
@@ -197,35 +218,42 @@ def choose(
 ) -> Folding:
     """Give the cheapest folding of a convolution that takes at most `budget` cycles per frame.
 
-    Cheapest: fewest DSPs, then the smallest share of the part's memory and LUTs together, and of
-    the lines that a core may lag behind: wide groups of coarse positions are many lines.
+    Cheapest: of those with the fewest DSPs, or SPARE_DSPS more, the one with the smallest share of
+    the part's memory, LUTs and DSPs together, and of the lines that a core may lag behind: wide
+    groups of coarse positions are many lines.
     """
     layer = stage.layer
     assert layer is not None
     rows, columns = size(stage, units)
-    best: tuple[tuple[int, float, int], Folding] | None = None
+    fitting: list[tuple[int, float, int, Folding]] = []
     fastest = None
     for folding in foldings(layer, columns // layer.stride[1], lanes):
         cycles = layers.frame_cycles(layer, folding, rows, columns)
         fastest = min(cycles, fastest or cycles)
         if cycles > budget:
             continue
+        logic = _logic(layer, folding)
         cost = (
-            layers.dsps(layer, folding),
             weight_memory("", layer, folding).share(part)
             + ring_memory("", layer, folding, columns).share(part)
-            + _logic(layer, folding).lut / part.resources.lut
-            + LAG_WEIGHT * _lag(stage, folding, columns, reduction),
-            cycles,
+            + logic.lut / part.resources.lut
+            + logic.dsp / part.resources.dsp
+            + LAG_WEIGHT * _lag(stage, folding, columns, reduction)
         )
-        if best is None or cost < best[0]:
-            best = (cost, folding)
-    if best is None:
+        fitting.append((logic.dsp, cost, cycles, folding))
+    if fastest is None:
+        raise ContractError(
+            f"{stage.name}: no folding suits a {layer.kernel[0]}x{layer.kernel[1]} kernel of "
+            f"{layer.macs // layer.outputs} products: its sums end before they can leave; the "
+            "nearest is a Scale, or a larger kernel"
+        )
+    if not fitting:
         raise ContractError(
             f"{stage.name}: no folding takes at most {budget} cycles per frame; the fastest takes "
             f"{fastest}: lower the frame rate or the size, or give the layer more channels to share"
         )
-    return best[1]
+    most = (1 + SPARE_DSPS) * min(fit[0] for fit in fitting)
+    return min((fit for fit in fitting if fit[0] <= most), key=lambda fit: fit[1:3])[3]
 
 
 def foldings(layer: Layer, positions: int, lanes: int) -> list[Folding]:
@@ -313,7 +341,7 @@ def stage_memories(name: str, layer: Layer, folding: Folding, columns: int) -> t
         Memory(
             name,
             "parameters",
-            layers.parameter_bits(layer) * folding.beat,
+            layers.PARAMETER_BITS * folding.beat,
             layer.outputs // folding.beat,
         ),
     )
@@ -357,9 +385,9 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     """
     f, x_bits = folding, BITS[layer.x]
     sums, columns = f.outputs * f.pixels, layers.window_columns(layer, f)
-    word, lane_bits = f.word * x_bits, f.lanes * x_bits
+    word, lane_bits = f.word * x_bits, layers.beat_channels(layer, f) * x_bits
     paired = x_bits == 8
-    operands = f.pixels // 2 if paired else f.pixels
+    operands = f.pixels // 2 if paired else f.pixels  # of one channel: what waits beside lane 0
     operand_bits = 17 if paired and layer.x != "u8" else 16
     pack = layers.weight_pack(f)
     weights = 8 * f.outputs
@@ -375,12 +403,13 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     ff = 2 * x["sum bits"] + columns * (word + lane_bits) + 2 * word
     ff += waits * operands * operand_bits + weights * (0, 1, 3, 3, 3)[f.lanes]
     ff += weights * f.lanes * pack  # gathered from the load bus, as are biases and shifts
-    ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + layers.parameter_bits(layer))
+    ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + layers.PARAMETER_BITS)
     return x, lut, ff
 
 
 def _column_luts(layer: Layer, folding: Folding) -> int:
     """LUTs per bit of the registers that feed the array: parts of a word, or the next column."""
-    parts, shifted = folding.word // folding.lanes, layer.kernel[1] > 1
+    parts = folding.word // layers.beat_channels(layer, folding)
+    shifted = layer.kernel[1] > 1
     inputs = parts + (parts - 1).bit_length() + 2 * shifted
     return 0 if inputs == 1 else ceil(inputs / 6)

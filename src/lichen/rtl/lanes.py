@@ -6,7 +6,9 @@ each other; a beat holds `lanes` values that follow each other, the first one in
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -129,6 +131,50 @@ class Skid(wiring.Component):
         with m.If(~full):
             m.d.sync += held.eq(self.input.payload)
         return m
+
+
+class Slice(wiring.Component):
+    """Cut a stream in both ways: valid, payload and ready all come from registers.
+
+    Throughput: one beat per cycle. Latency: one cycle.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__({"input": In(beat(bits)), "output": Out(beat(bits))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        held, full = Signal.like(self.input.payload), Signal()
+        payload, valid = Signal.like(self.input.payload), Signal()
+        m.d.comb += [
+            self.input.ready.eq(~full),
+            self.output.valid.eq(valid),
+            self.output.payload.eq(payload),
+        ]
+        with m.If(~full):
+            m.d.sync += held.eq(self.input.payload)
+        with m.If(~valid | self.output.ready):
+            m.d.sync += [
+                valid.eq(full | self.input.valid),
+                payload.eq(Mux(full, held, self.input.payload)),
+                full.eq(0),
+            ]
+        with m.Elif(self.input.valid):
+            m.d.sync += full.eq(1)
+        return m
+
+
+def sliced(m: Module, name: str, source: Any, sink: Any) -> None:
+    """Join two ends of streams of the same payload by a Slice called `name`."""
+    m.submodules[name] = cut = Slice(Value.cast(source.payload).shape().width)
+    m.d.comb += [
+        cut.input.payload.eq(source.payload),
+        cut.input.valid.eq(source.valid),
+        source.ready.eq(cut.input.ready),
+        Value.cast(sink.payload).eq(cut.output.payload),
+        sink.valid.eq(cut.output.valid),
+        cut.output.ready.eq(sink.ready),
+    ]
 
 
 def connect(m: Module, source: object, sink: object) -> None:

@@ -8,7 +8,8 @@ from math import ceil
 from lichen.program.ops import DType
 
 BITS: dict[DType, int] = {"u8": 8, "s8": 8, "s16": 16}
-SHIFT_BITS = 5
+BIAS_BITS, SHIFT_BITS = 32, 5
+PARAMETER_BITS = BIAS_BITS + SHIFT_BITS  # of an output channel
 PIPELINE = 2  # cycles from the player's counters to the array: memory, then shift register
 
 
@@ -24,6 +25,7 @@ class Layer:
     kernel, stride: (rows, columns). padding: (top, left); bottom and right follow, because the
     padding of an axis is kernel - stride in all, so that sizes divide by the stride exactly.
     sum_bits: of the signed accumulator, biases and rounding included.
+    depthwise: each output looks at the channel of its own number only.
     """
 
     channels: int
@@ -35,11 +37,13 @@ class Layer:
     x: DType
     y: DType
     sum_bits: int
+    depthwise: bool = False
 
     @property
     def macs(self) -> int:
         """Products per column of the output (of all its passes)."""
-        return self.channels * self.outputs * self.kernel[0] * self.kernel[1]
+        inputs = 1 if self.depthwise else self.channels
+        return inputs * self.outputs * self.kernel[0] * self.kernel[1]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Folding:
     positions of the output; even where two products share a DSP (8-bit inputs).
     word: channels in a word of the line memory and of the patch. beat: values in a beat of the
     output; divides `outputs`.
+
+    A depthwise layer has 1 lane: a product for each of `outputs` channels, which come out of one
+    word, and `pixels`.
     """
 
     lanes: int
@@ -64,14 +71,15 @@ def window_columns(layer: Layer, folding: Folding) -> int:
     return (folding.pixels - 1) * layer.stride[1] + layer.kernel[1]
 
 
-def parameter_bits(layer: Layer) -> int:
-    """Bits of an output channel's parameters: its bias, which no sum is without, and its shift."""
-    return layer.sum_bits + SHIFT_BITS
-
-
 def tile_beats(layer: Layer, folding: Folding) -> int:
     """Cycles of one tile: `outputs` x `pixels` sums."""
-    return layer.kernel[0] * layer.kernel[1] * layer.channels // folding.lanes
+    inputs = 1 if layer.depthwise else layer.channels
+    return layer.kernel[0] * layer.kernel[1] * inputs // folding.lanes
+
+
+def beat_channels(layer: Layer, folding: Folding) -> int:
+    """Channels of the input that a beat of the array looks at."""
+    return folding.outputs if layer.depthwise else folding.lanes
 
 
 def tiles(layer: Layer, folding: Folding) -> int:
@@ -147,6 +155,9 @@ def check(layer: Layer, folding: Folding) -> None:
     _require(layer.channels % f.word == 0, f"word must divide the {layer.channels} channels", f)
     _require(1 <= f.lanes <= 4 and f.word % f.lanes == 0, "lanes must be 1..4 and divide word", f)
     _require(columns % f.outputs == 0, f"outputs must divide {columns}", f)
+    if layer.depthwise:
+        _require(f.lanes == 1, "a depthwise layer has one lane", f)
+        _require(f.word % f.outputs == 0, "outputs must divide word", f)
     _require(f.outputs % f.beat == 0, "beat must divide outputs", f)
     paired = BITS[layer.x] == 16 or f.pixels % 2 == 0
     _require(paired, "pixels must be even: two share a DSP", f)

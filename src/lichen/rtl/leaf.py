@@ -14,16 +14,16 @@ SOURCES = tuple(FOLDER / name for name in ("memory.sv", "mac_array.sv", "mac_cha
 LOAD_BITS = 32
 LUT_RAM_BITS = 2048  # a memory of no more than these is LUT RAM where nobody says otherwise
 ULTRA_WORDS, BLOCK_WORDS = 4096, 512  # of an UltraRAM, and of a block RAM at its widest
-LUT_RAM_WORDS = 512  # at most, behind UltraRAM or block RAM
+LUT_RAM_WORDS = 1024  # at most, behind UltraRAM or block RAM
 
 
 @dataclass(frozen=True)
 class Home:
     """Where a memory lies: its first `ultra` words in UltraRAM, the next `block` in block RAM.
 
-    The rest is LUT RAM. Where something follows, `ultra` is a multiple of ULTRA_WORDS and the end
-    of `block` one of BLOCK_WORDS; fewer than ULTRA_WORDS follow UltraRAM, and at most LUT_RAM_WORDS
-    are LUT RAM behind something else.
+    The rest is LUT RAM. Where something follows, `ultra` is a multiple of ULTRA_WORDS, and fewer
+    than those follow; `ultra + block` is a multiple of BLOCK_WORDS or LUT_RAM_WORDS, and no more
+    than those follow.
     """
 
     ultra: int
@@ -81,11 +81,12 @@ def _check(home: Home, depth: int) -> None:
     """Raise ValueError where memory.sv could not address a home."""
     end = home.ultra + home.block
     ultra = home.ultra % ULTRA_WORDS == 0 and depth - home.ultra < ULTRA_WORDS
-    block = end % BLOCK_WORDS == 0 and depth - end <= LUT_RAM_WORDS
+    block = any(end % words == 0 and depth - end <= words for words in (BLOCK_WORDS, LUT_RAM_WORDS))
     if end > depth or not (home.ultra in (0, depth) or ultra) or not (end in (0, depth) or block):
         raise ValueError(
             f"{home} does not suit {depth} words: what follows UltraRAM must begin at a multiple "
-            f"of {ULTRA_WORDS} and be shorter, LUT RAM behind others at one of {BLOCK_WORDS}"
+            f"of {ULTRA_WORDS} and be shorter, LUT RAM behind others at one of {BLOCK_WORDS} (or "
+            f"{LUT_RAM_WORDS}) and not be longer"
         )
 
 
@@ -155,14 +156,15 @@ class MacArray:
         sum_bits: int,
         shift: int,
         face: Literal["plain", "packed"],
+        depthwise: bool = False,
     ) -> None:
         self.parameters = {
             "LANES": lanes, "OUTPUTS": outputs, "PIXELS": pixels, "X_BITS": x_bits,
             "X_SIGNED": Const(int(x_signed), 1), "SUM_BITS": sum_bits, "SHIFT": shift,
-            "FACE": face,
+            "FACE": face, "DEPTHWISE": Const(int(depthwise), 1),
         }  # fmt: skip
         self.valid, self.first, self.last = Signal(), Signal(), Signal()
-        self.x = Signal(pixels * lanes * x_bits)
+        self.x = Signal(pixels * (outputs if depthwise else lanes) * x_bits)
         self.w = Signal(outputs * lanes * 8)
         self.next, self.done = Signal(), Signal()
         self.head = Signal(shift * sum_bits)

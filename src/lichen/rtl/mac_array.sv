@@ -2,6 +2,7 @@
 // that hands finished sums to the requantiser.
 //
 //   sums[p][o] = sum over beats (first .. last) and lanes i of x[p][i] * w[o][i]
+//   DEPTHWISE (LANES 1): sums[p][o] = sum over beats of x[p][o] * w[o]
 //
 // A beat is taken whenever `valid`; it never waits. LANES + 4 cycles after the beat with `last`,
 // `done` is high for one cycle and sums 0 .. SHIFT-1 (pixel-major, outputs innermost) are on
@@ -22,14 +23,16 @@ module lichen_mac_array #(
     parameter bit X_SIGNED = 1'b1,
     parameter int SUM_BITS = 32,
     parameter int SHIFT = 1,     // sums on `head`; divides OUTPUTS
-    parameter FACE = "plain"
+    parameter FACE = "plain",
+    parameter bit DEPTHWISE = 1'b0,
+    localparam int CHANNELS = DEPTHWISE ? OUTPUTS : LANES  // of a pixel of x
 ) (
     input  logic                           clk,
     input  logic                           rst,
     input  logic                           valid,
     input  logic                           first,
     input  logic                           last,
-    input  logic [PIXELS*LANES*X_BITS-1:0] x,  // pixel-major
+    input  logic [PIXELS*CHANNELS*X_BITS-1:0] x,  // pixel-major
     input  logic [OUTPUTS*LANES*8-1:0]     w,  // output-major
     input  logic                           next,
     output logic                           done,
@@ -45,7 +48,7 @@ module lichen_mac_array #(
 
   generate
     if (FACE == "plain") begin : plain
-      logic [PIXELS*LANES*X_BITS-1:0] x_now;
+      logic [PIXELS*CHANNELS*X_BITS-1:0] x_now;
       logic [OUTPUTS*LANES*8-1:0] w_now;
       logic valid_now, first_now, last_now;
       logic signed [SUM_BITS-1:0] sums[SUMS];
@@ -69,7 +72,8 @@ module lichen_mac_array #(
             dot = '0;
             for (int i = 0; i < LANES; i++) begin
               dot += SUM_BITS'($signed({
-                X_SIGNED & x_now[(p*LANES+i)*X_BITS+X_BITS-1], x_now[(p*LANES+i)*X_BITS+:X_BITS]
+                X_SIGNED & x_now[(p*CHANNELS+(DEPTHWISE?o:i))*X_BITS+X_BITS-1],
+                x_now[(p*CHANNELS+(DEPTHWISE?o:i))*X_BITS+:X_BITS]
               })) * SUM_BITS'($signed(w_now[(o*LANES+i)*8+:8]));
             end
           end
@@ -100,12 +104,17 @@ module lichen_mac_array #(
       for (genvar p = 0; p < PIXELS; p += STEP) begin : pixel
         for (genvar o = 0; o < OUTPUTS; o++) begin : out
           logic signed [STEP*PRODUCT_BITS-1:0] dots;
+          logic [STEP*LANES*X_BITS-1:0] operands;
+          for (genvar k = 0; k < STEP; k++) begin : operand
+            assign operands[k*LANES*X_BITS+:LANES*X_BITS] =
+                x[((p+k)*CHANNELS+(DEPTHWISE ? o : 0))*X_BITS+:LANES*X_BITS];
+          end
           lichen_mac_chain #(
               .LANES(LANES), .X_BITS(X_BITS), .X_SIGNED(X_SIGNED), .PAIR(STEP == 2),
               .OUT_BITS(PRODUCT_BITS)
           ) chain (
               .clk(clk),
-              .x(x[p*LANES*X_BITS+:STEP*LANES*X_BITS]),
+              .x(operands),
               .w(w[o*LANES*8+:LANES*8]),
               .dots(dots)
           );

@@ -1,9 +1,9 @@
 // A memory with one write port and one read port, as UltraRAM, block RAM and LUT RAM keep it.
 //
 // Words 0 .. ULTRA-1 lie in UltraRAM, the next BLOCK in block RAM, the rest in LUT RAM. ULTRA is a
-// multiple of 4096 or DEPTH, ULTRA + BLOCK a multiple of 512 or DEPTH; fewer than 4096 words follow
-// UltraRAM, at most 512 are LUT RAM behind the others. So what lies higher is chosen by the upper
-// bits of the address and addressed by the lower ones, without an adder.
+// multiple of 4096 or DEPTH, and fewer than 4096 words follow UltraRAM; ULTRA + BLOCK is DEPTH, or a
+// multiple of 512 that at most 512 follow, or of 1024 that at most 1024 follow. So what lies higher
+// is chosen by the upper bits of the address and addressed by the lower ones, without an adder.
 //
 // Reading takes LATENCY (1 or 2) enabled cycles; while read_enable is low the output stays. A word
 // read in the cycle in which it is written may be the old or the new one: no user reads it then.
@@ -24,6 +24,7 @@ module lichen_memory #(
     output logic [WIDTH-1:0] read_data
 );
   localparam int END = ULTRA + BLOCK;  // where LUT RAM begins
+  localparam int TAIL = DEPTH - END <= 512 ? 9 : 10;  // bits of an address in LUT RAM
   localparam bit HAS_ULTRA = ULTRA > 0;
   localparam bit HAS_BLOCK = BLOCK > 0;
   localparam bit HAS_LUTS = END < DEPTH;
@@ -44,9 +45,9 @@ module lichen_memory #(
       assign word = HAS_ULTRA ? ultra_word : HAS_BLOCK ? block_word : lut_word;
     end else begin : regions
       assign write_above = !HAS_ULTRA || (write_address >> 12) == BITS'(ULTRA / 4096);
-      assign write_last = HAS_LUTS && (write_address >> 9) == BITS'(END / 512);
+      assign write_last = HAS_LUTS && (write_address >> TAIL) == BITS'(END >> TAIL);
       assign read_above = !HAS_ULTRA || (read_address >> 12) == BITS'(ULTRA / 4096);
-      assign read_last = HAS_LUTS && (read_address >> 9) == BITS'(END / 512);
+      assign read_last = HAS_LUTS && (read_address >> TAIL) == BITS'(END >> TAIL);
       always_ff @(posedge clk) if (read_enable) above <= read_above;
       always_ff @(posedge clk) if (read_enable) last <= read_last;
       assign word = last ? lut_word : above ? (HAS_BLOCK ? block_word : lut_word) : ultra_word;
@@ -75,8 +76,7 @@ module lichen_memory #(
     end
 
     if (HAS_LUTS) begin : luts
-      // At most 512 words, unless there is nothing else.
-      localparam int SIZE = SINGLE || BITS < 9 ? BITS : 9;
+      localparam int SIZE = SINGLE || BITS < TAIL ? BITS : TAIL;
       (* ram_style = "distributed" *) logic [WIDTH-1:0] words[DEPTH-END];
       always_ff @(posedge clk)
         if (write_enable && (SINGLE || write_last)) words[write_address[SIZE-1:0]] <= write_data;

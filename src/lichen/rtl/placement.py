@@ -19,7 +19,7 @@ from lichen.rtl.leaf import BLOCK_WORDS, LUT_RAM_BITS, LUT_RAM_WORDS, ULTRA_WORD
 from lichen.rtl.parts import LIMIT, Part, Resources, shortfall
 
 OUTSIDE_BITS = 1 << 19  # 64 KiB: shorter delays stay on the chip
-WHOLE_LUT_RAM_BITS = 1 << 14  # of a memory that may be LUT RAM and nothing else
+WHOLE_LUT_RAM_BITS = 1 << 17  # of a memory that may be LUT RAM and nothing else
 NOTHING = Resources()
 ROUNDS = 120  # of prices
 SHARES = ("bram36", "uram", "lut")
@@ -69,9 +69,8 @@ class Memory:
                 continue  # nothing is gained by an UltraRAM that is a quarter full
             rest = self.depth - low
             found.add(Home(low, rest))
-            whole = rest // BLOCK_WORDS * BLOCK_WORDS
-            if rest - whole <= LUT_RAM_WORDS:
-                found.add(Home(low, whole))
+            steps = [n for n in (BLOCK_WORDS, LUT_RAM_WORDS) if low or rest >= n]
+            found |= {Home(low, rest // n * n) for n in steps}
         if self.bits <= WHOLE_LUT_RAM_BITS and self.depth <= LUT_RAM_WORDS:
             found.add(Home(0, 0))
         return tuple(sorted(found, key=lambda home: (home.ultra, home.block)))

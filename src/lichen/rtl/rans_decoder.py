@@ -119,7 +119,8 @@ class RansDecoder(wiring.Component):
     def _signals(self) -> None:
         lanes = range(max(2, self.lanes))
         self.slots = [Signal(range(DEPTH), init=-k % DEPTH, name=f"slot{k}") for k in range(DEPTH)]
-        self.running, self.checking, self.concealing = Signal(), Signal(), Signal()
+        self.running = Signal()  # a register: whether the state is "run"
+        self.checking, self.concealing = Signal(), Signal()
         self.turn = Signal(lanes)  # the lane whose symbol is the next to commit
         self.jobs = Array(Signal(self.job, name=f"job{i}") for i in range(self.lanes))
         self.has_job = Signal(self.lanes)
@@ -461,12 +462,12 @@ class RansDecoder(wiring.Component):
                         self.loaded_lane.eq(self.loaded_lane + 1),
                     ]
                     with m.If(self.loaded_lane == self.lanes - 1):
+                        m.d.sync += self.running.eq(1)
                         m.next = "run"
                 with m.If(damage):
-                    m.d.sync += self.loaded_valid.eq(0)
+                    m.d.sync += [self.loaded_valid.eq(0), self.running.eq(0)]
                     m.next = "conceal"
             with m.State("run"):
-                m.d.comb += self.running.eq(1)
                 with m.If(self.out_of_range):
                     fail(Status.SYMBOL)
                 with m.If(self.bad_escape):
@@ -475,8 +476,10 @@ class RansDecoder(wiring.Component):
                     fail(Status.SHORT)
                 m.d.sync += count.eq(0)
                 with m.If(final):
+                    m.d.sync += self.running.eq(0)
                     m.next = "check"
                 with m.Elif(damage):
+                    m.d.sync += self.running.eq(0)
                     m.next = "conceal"
             with m.State("check"):
                 # Three cycles to the last word, then each lane's state passes by once.

@@ -12,10 +12,25 @@ from lichen.rtl.lanes import connect
 from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_push import RansPush
 from lichen.rtl.rans_tables import EncoderShape
-from lichen.rtl.stripe_buffer import StripeBuffer, sequence
+from lichen.rtl.stripe_buffer import StripeBuffer, sequence, stripe_memory
 from lichen.rtl.symbol_steps import SymbolSteps, symbol_layout
 
 MEMORY_BITS = 72  # of a word of UltraRAM, and of a block RAM
+
+
+def packed(bits: int) -> int:
+    """Give how many items fill a word of memory."""
+    return max(1, MEMORY_BITS // bits)
+
+
+def rans_memories(shape: EncoderShape, capacity: int, words: int) -> dict[str, tuple[int, int]]:
+    """Give width and depth of the large memories of a RansEncoder, by the names of their homes."""
+    item, word = symbol_layout(shape.tables).size, shape.coder.word_bits
+    return {
+        "symbols": stripe_memory(item, capacity, packed(item)),
+        "words": stripe_memory(word, words, packed(word)),
+        "entries": (shape.entry_bits, shape.entries),
+    }
 
 
 class RansEncoder(wiring.Component):
@@ -48,11 +63,8 @@ class RansEncoder(wiring.Component):
         item = symbol_layout(shape.tables).size
         word = shape.coder.word_bits
         homes = homes or {}
-        self.symbol_buffer = StripeBuffer(
-            item, capacity, max(1, MEMORY_BITS // item), homes.get("symbols")
-        )
-        self.word_buffer = StripeBuffer(word, words, MEMORY_BITS // word, homes.get("words"))
-        self.entries = shape.entry_bits, shape.entries
+        self.symbol_buffer = StripeBuffer(item, capacity, packed(item), homes.get("symbols"))
+        self.word_buffer = StripeBuffer(word, words, packed(word), homes.get("words"))
         self.steps = SymbolSteps(
             shape,
             lanes,
@@ -71,15 +83,6 @@ class RansEncoder(wiring.Component):
                 "counts": Out(stream.Signature(self.count_layout)),
             }
         )
-
-    @property
-    def memories(self) -> dict[str, tuple[int, int]]:
-        """Width and depth of its large memories, by the names of their homes."""
-        return {
-            "symbols": self.symbol_buffer.size,
-            "words": self.word_buffer.size,
-            "entries": self.entries,
-        }
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

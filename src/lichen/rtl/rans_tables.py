@@ -30,7 +30,7 @@ WAYS = (
     7  # intervals of a decoder's row: 8 keys and 16 bits are 144 bits, two URAMs or 16 block RAMs
 )
 BASE_BITS = 14  # of a row's first symbol (signed) or first child (unsigned)
-ROWS_STEP = 512  # of a decoder's memory: words of a block RAM
+ROWS_STEP, ULTRA_ROWS = 512, 4096  # of a decoder: words of a block RAM, of an UltraRAM
 SHIFT_STEPS = (0, 3, 5, 7)  # shift = precision - one of these: 1, 8, 32 or 128 rows of a table
 LOAD_BITS = 32  # of a load word
 ESCAPE_BITS = 12  # of the number of a table's last entry
@@ -183,9 +183,13 @@ def decoder_shape(tables: Tables, rows: int) -> DecoderShape:
 
 
 def rows_for(tables: Tables) -> int:
-    """Give how many rows suit a set of tables: half as many again as they take at the least."""
+    """Give how many rows suit a set of tables: half as many again as they take at the least.
+
+    But not more than two UltraRAMs hold, if the least fits there.
+    """
     least = sum(min(tree.cost(step)[0] for step in SHIFT_STEPS) for tree in _trees(tables))
-    return -(-(least * 3 // 2) // ROWS_STEP) * ROWS_STEP
+    rows = -(-(least * 3 // 2) // ROWS_STEP) * ROWS_STEP
+    return min(rows, ULTRA_ROWS) if least <= ULTRA_ROWS else rows
 
 
 def _trees(tables: Tables) -> list[_Tree]:

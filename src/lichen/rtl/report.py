@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,15 @@ def totals(plan: Plan, part: Part) -> tuple[Resources, fold.Placement]:
     """Give all that a plan takes on a part, with its long delays outside where they must be."""
     placement = plan.place(part)
     return plan.logic + placement.resources, placement
+
+
+def together_text(plans: Sequence[Plan], part: Part) -> str:
+    """Give what several cores take together on one part, their memories placed together."""
+    logic = sum((plan.logic for plan in plans), Resources())
+    memories = [memory for plan in plans for memory in plan.memories]
+    placement = fold.place(memories, part, external=True, taken=logic)
+    outside = ", ".join(memory.stage for memory in placement.external) or "none"
+    return "\n".join([f"delays outside: {outside}", *_against(logic + placement.resources, part)])
 
 
 def plan_text(plan: Plan, part: Part) -> str:
@@ -49,6 +59,10 @@ def plan_text(plan: Plan, part: Part) -> str:
         f"{name}: its first {plan.reduction} lines leave when {lag:.0f} lines have come in"
         for name, lag in plan.lag_lines.items()
     ]
+    if plan.coder is not None:
+        lines.append(
+            f"the first output leaves when {plan.first_output_lines:.0f} lines have come in"
+        )
     lines += [
         "",
         f"{plan.cycles} cycles per frame, {plan.target.clock_hz / plan.cycles:.1f} frames/s at an "
@@ -145,6 +159,7 @@ def plan_values(plan: Plan, part: Part) -> dict[str, Any]:
         "cycles": plan.cycles,
         "occupancy": plan.occupancy,
         "lag_lines": plan.lag_lines,
+        "first_output_lines": plan.first_output_lines,
         "total": asdict(total),
         "limit": {name: fold.LIMIT * getattr(part.resources, name) for name in COLUMNS},
         "over": {name: used - limit for name, (used, limit) in fold.shortfall(total, part).items()},

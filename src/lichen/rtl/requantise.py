@@ -20,7 +20,7 @@ class Requantise(wiring.Component):
 
     head: `beat` sums; done: the array has a new tile; next: the present head is taken. A tile's
     sums come pixel by pixel, output channels innermost. The parameters of a channel, bias
-    (`sum_bits`) and shift (5), lie in a memory that the load bus fills, in the order of passes and
+    (32 bits) and shift (5), lie in a memory that the load bus fills, in the order of passes and
     tiles.
 
     Throughput: `beat` sums per cycle. Latency: 6 cycles from `head` to `value`.
@@ -53,7 +53,7 @@ class Requantise(wiring.Component):
         layer, folding = self.layer, self.folding
         beats, count = folding.outputs // folding.beat, layers.tiles(layer, folding)
         memory = Memory(
-            layers.parameter_bits(layer) * folding.beat,
+            layers.PARAMETER_BITS * folding.beat,
             layer.outputs // folding.beat,
             home=self.home,
         )
@@ -91,8 +91,8 @@ class Requantise(wiring.Component):
         m.d.comb += self.valid.eq(valid[-1])
         for lane in range(folding.beat):
             total = self.head.word_select(lane, layer.sum_bits).as_signed()
-            parameters = memory.read_data.word_select(lane, layers.parameter_bits(layer))
-            bias, shift = parameters[: layer.sum_bits].as_signed(), parameters[layer.sum_bits :]
+            parameters = memory.read_data.word_select(lane, layers.PARAMETER_BITS)
+            bias, shift = parameters[: layers.BIAS_BITS].as_signed(), parameters[layers.BIAS_BITS :]
             value = self._lane(m, lane, total, bias, shift)
             m.d.comb += self.value.word_select(lane, BITS[layer.y]).eq(value)
         return m

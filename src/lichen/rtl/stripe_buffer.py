@@ -23,6 +23,11 @@ def sequence(bits: int) -> stream.Signature:
     return stream.Signature(data.StructLayout({"item": bits, "last": 1}))
 
 
+def stripe_memory(bits: int, capacity: int, pack: int = 1) -> tuple[int, int]:
+    """Give width and depth of the memory of a StripeBuffer."""
+    return bits * pack, -(-capacity // pack)
+
+
 class StripeBuffer(wiring.Component):
     """Reverse sequences of 1..`capacity` items of `bits`.
 
@@ -37,7 +42,7 @@ class StripeBuffer(wiring.Component):
 
     def __init__(self, bits: int, capacity: int, pack: int = 1, home: Home | None = None) -> None:
         self.bits, self.pack, self.home = bits, pack, home
-        self.words = -(-capacity // pack)
+        _, self.words = stripe_memory(bits, capacity, pack)
         self.capacity = self.words * pack
         self.count_layout = data.StructLayout({"count": range(self.capacity + 1), "overflow": 1})
         super().__init__(
@@ -47,11 +52,6 @@ class StripeBuffer(wiring.Component):
                 "counts": Out(stream.Signature(self.count_layout)),
             }
         )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and depth of its memory."""
-        return self.pack * self.bits, self.words
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

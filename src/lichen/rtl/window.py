@@ -9,6 +9,8 @@ hangs over the picture's edge. The *player* reads the patch once per tile of out
 channels of all columns per beat, and shifts the columns by one from tap to tap of a kernel row:
 
     for tile: for kernel row: for channel: for kernel column: x[p] = column[p * stride + tap]
+
+A tile of a depthwise layer is `outputs` channels, and all of them are in each beat.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class Window(wiring.Component):
                 "valid": Out(1),
                 "first": Out(1),
                 "last": Out(1),
-                "x": Out(folding.pixels * folding.lanes * self.bits),
+                "x": Out(folding.pixels * layers.beat_channels(layer, folding) * self.bits),
                 "address": Out(range(self.weight_words)),
             }
         )
@@ -293,8 +295,9 @@ class Window(wiring.Component):
         """Read each full half of the patch once per tile, a beat in every cycle."""
         layer, folding = self.layer, self.folding
         kernel_w, stride_x = layer.kernel[1], layer.stride[1]
-        subs = folding.word // folding.lanes
-        lane_bits = folding.lanes * self.bits
+        beat_channels = layers.beat_channels(layer, folding)
+        subs = folding.word // beat_channels
+        lane_bits = beat_channels * self.bits
         active, half = Signal(), Signal()  # `half` is the one that is played, or comes next
         tap, sub = Signal(range(max(2, kernel_w))), Signal(range(max(2, subs)))
         slot = Signal(range(self.patch_words))
@@ -319,16 +322,25 @@ class Window(wiring.Component):
             m.d.sync += active.eq(1)
         with m.Elif(final):
             m.d.sync += active.eq(0)
+        first_slot = Signal(range(max(2, self.words)))  # of the present channels, if depthwise
         with m.If(active):
             m.d.sync += [tap.eq(tap + 1), beat_number.eq(beat_number + 1)]
             with m.If(last_tap):
-                m.d.sync += [tap.eq(0), sub.eq(sub + 1)]
-                with m.If(last_sub):
-                    m.d.sync += [sub.eq(0), slot.eq(slot + 1)]
+                m.d.sync += tap.eq(0)
+                if layer.depthwise:
+                    m.d.sync += slot.eq(slot + self.words)
+                else:
+                    m.d.sync += sub.eq(sub + 1)
+                    with m.If(last_sub):
+                        m.d.sync += [sub.eq(0), slot.eq(slot + 1)]
             with m.If(last_beat):
                 m.d.sync += [slot.eq(0), beat_number.eq(0), tile.eq(tile + 1)]
+                if layer.depthwise:
+                    following = Mux(last_sub, first_slot + 1, first_slot)
+                    m.d.sync += [first_slot.eq(following), slot.eq(following)]
+                    m.d.sync += sub.eq(Mux(last_sub, 0, sub + 1))
             with m.If(final):
-                m.d.sync += tile.eq(0)
+                m.d.sync += [tile.eq(0), slot.eq(0), first_slot.eq(0), sub.eq(0)]
 
         # The weights of a pass follow those of the one before; a pass is the groups of a row.
         base = pass_counter(

@@ -16,6 +16,11 @@ from lichen.rtl.rans_decoder import word_layout
 PACK = 4  # words of 18 bits in the 72 of an UltraRAM
 
 
+def fifo_memory(bits: int, capacity: int) -> tuple[int, int]:
+    """Give width and depth of the memory of a WordFifo."""
+    return PACK * word_layout(bits).size, max(2, -(-capacity // PACK))
+
+
 class WordFifo(wiring.Component):
     """Hold up to `capacity` words of `bits`; the end of a substream takes the room of 1 to 4.
 
@@ -28,14 +33,9 @@ class WordFifo(wiring.Component):
 
     def __init__(self, bits: int, capacity: int, home: Home | None = None) -> None:
         self.bits, self.home = bits, home
-        self.depth = max(2, -(-capacity // PACK))
+        _, self.depth = fifo_memory(bits, capacity)
         words = stream.Signature(word_layout(bits))
         super().__init__({"input": In(words), "output": Out(words)})
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and depth of its memory."""
-        return PACK * word_layout(self.bits).size, self.depth
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

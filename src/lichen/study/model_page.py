@@ -304,7 +304,7 @@ def _pipeline(model: ModelResult) -> str:
         Column("DSP for the video", "that its products need at full occupancy, two each"),
         Column("on chip", "weights at 8 bits and lines at the video's width"),
         Column("of", "memory on the part"),
-        Column("lag, lines", "until the first 64 lines leave"),
+        Column("lag, lines", "of input before the first output leaves"),
         Column("counted from", "a real folding, or the closed formulas on the list of layers"),
     ]
     rows = [

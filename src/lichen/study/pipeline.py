@@ -29,8 +29,8 @@ from lichen.study.result import (
 
 RESOURCES = ("dsp", "bram36", "uram", "lut", "ff")
 # Kinds of layers that have stages, or merge with one; see `rtl.graph`.
-STAGES = {"conv", "deconv", "add", "scale", "offset", "pixel_shuffle", "pixel_unshuffle", "pad",
-          "clamp", "relu"}  # fmt: skip
+STAGES = {"conv", "deconv", "depthwise", "add", "scale", "offset", "pixel_shuffle",
+          "pixel_unshuffle", "pad", "clamp", "relu"}  # fmt: skip
 NEAREST = {
     "gdn": "a ReLU (output type u8)",
     "concat": "an Add of two convolutions, one for each input",
@@ -43,8 +43,7 @@ NEAREST = {
     "gelu": "a ReLU (output type u8)",
     "sigmoid": "a ReLU (output type u8)",
     "layer_norm": "none: its mean goes into the weights by training without it",
-    "depthwise": "a dense convolution",
-    "grouped": "a dense convolution",
+    "grouped": "a dense or a depthwise convolution",
 }
 
 
@@ -148,7 +147,7 @@ class _About:
         return self.result(
             has_hardware=True, exact=True, fits=not over, limit=limit, resources=uses,
             cycles=plan.cycles, fps=fps, at_most=self.at_most(),
-            lag=max(plan.lag_lines.values(), default=0.0),
+            lag=plan.first_output_lines,
             stages=tuple(_stage(stage, plan, placement) for stage in plan.stages),
             meets=not over and fps >= self.video.frames_per_second,
         )  # fmt: skip
