@@ -726,7 +726,10 @@ def _add_build(parser: _Parser, advanced: Any) -> None:
         "not. What comes next, up to the first picture: docs/boards.md. Needs the [rtl] extra."
     )
     parser.add_argument("--board", choices=("kv260", "zcu102"), required=True)
-    parser.add_argument("--core", choices=("encoder", "decoder", "both"), default="both")
+    parser.add_argument(
+        "--core", choices=("encoder", "decoder", "both"),
+        help="default: kv260 encoder, zcu102 both",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="a new folder")
     parser.add_argument(
         "--size", metavar="WxH", type=_size,

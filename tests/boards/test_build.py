@@ -139,6 +139,18 @@ def test_without_vivado(fast, model_file, tmp_path, monkeypatch, capsys):
     assert not printed.err
 
 
+def test_usual_core(fast, model_file, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(vivado, "find", lambda: None)
+    known = cores.make_all
+    monkeypatch.setattr(cores, "make_all", lambda *a: asked.append(a[1:]) or known(*a))
+    words = ["build", "--board", "kv260", "--model", str(model_file)]
+    assert main([*words, "-o", str(tmp_path / "usual")]) == 0
+    assert main([*words, "-o", str(tmp_path / "pair"), "--core", "both"]) == 0
+    found = [(names, target.width, target.frames_per_second) for names, _, target in asked]
+    assert found == [(("encoder",), 1920, 30.0), (CORES, 1280, 30.0)]
+
+
 @pytest.mark.skipif(TCLSH is None, reason=WANTS_TCL)
 def test_with_vivado(fast, model_file, tmp_path, monkeypatch, capsys):
     vivado_on_path.install(tmp_path / "bin")
@@ -244,6 +256,7 @@ def test_model_that_is_no_pipeline(tmp_path, model_file, monkeypatch, capsys):
 
 def test_boards_are_those_of_the_parts():
     assert BOARDS.keys() == fold.PARTS.keys() == build.ALONE.keys() == build.TOGETHER.keys()
+    assert BOARDS.keys() == build.USUAL_CORE.keys()
     with pytest.raises(DeviceError, match="no board 'pynq-z2'; there are kv260, zcu102"):
         board("pynq-z2")
 

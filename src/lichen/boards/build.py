@@ -21,7 +21,9 @@ from lichen.rtl import fold
 if TYPE_CHECKING:
     from lichen.boards.cores import BoardCore
 
-# Pictures per second that the cores are folded for where nobody says: (width, height, rate).
+# What is built where nobody says: the pair of student-s is too large for the KV260. And what the
+# cores are folded for: (width, height, pictures per second).
+USUAL_CORE = {"kv260": "encoder", "zcu102": "both"}
 ALONE = {"kv260": (1920, 1080, 30.0), "zcu102": (1920, 1080, 60.0)}
 TOGETHER = {"kv260": (1280, 720, 30.0), "zcu102": (1920, 1080, 30.0)}
 
@@ -41,13 +43,14 @@ def build(arguments: argparse.Namespace, model: Model | None) -> int:
     place, path = board(arguments.board), Path(arguments.output)
     folder.check_output(path)
     model = model or models.default()
-    target = target_of(place.name, arguments.core, arguments.size, arguments.fps)
+    wanted = arguments.core or USUAL_CORE[place.name]
+    target = target_of(place.name, wanted, arguments.size, arguments.fps)
     from amaranth.hdl import UnusedElaboratable
 
     from lichen.boards import cores  # Amaranth: not for `package`
 
     warnings.simplefilter("ignore", UnusedElaboratable)  # what an error leaves unused
-    names = CORES if arguments.core == "both" else (arguments.core,)
+    names = CORES if wanted == "both" else (wanted,)
     try:
         made = cores.make_all(model, names, place, target)
     except ContractError as error:
