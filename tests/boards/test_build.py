@@ -269,16 +269,20 @@ def test_shortage(monkeypatch):
         build.warn_of_shortage(BOARDS["kv260"], {"encoder": Core()})
 
 
-def test_cores_share_the_memory():
+def test_cores_share_the_memory(monkeypatch):
     """Placed one by one, both would take the same UltraRAM."""
-    model, target = tiny_codec.model(), fold.Target(1280, 720, 30.0)
-    part = fold.Part("kv260", "small", fold.Resources(1248, 60, 12, 117_120, 234_240))
-    plans = {name: trial.plan_for(model, name, part, target) for name in CORES}
-    alone = {name: plan.place(part) for name, plan in plans.items()}
+    part, target = fold.PARTS["kv260"], fold.Target(1280, 720, 30.0)
+    plans = {name: trial.plan_for(tiny_codec.model(), name, part, target) for name in CORES}
+    asked, place = [], fold.place
+
+    def watch(memories, part, external, taken):
+        asked.append((len(memories), taken))
+        return place(memories, part, external, taken)
+
+    monkeypatch.setattr(fold, "place", watch)
     together = cores.place(plans, part)
-    limit = fold.LIMIT * part.resources.uram
-    assert sum(placement.resources.uram for placement in alone.values()) > limit
-    assert sum(placement.resources.uram for placement in together.values()) <= limit
+    count = sum(len(plan.memories) for plan in plans.values())
+    assert asked == [(count, plans["encoder"].logic + plans["decoder"].logic)]
     for name, plan in plans.items():
         placed = [memory for memory, _ in together[name].homes] + list(together[name].external)
         assert sorted(map(repr, placed)) == sorted(map(repr, plan.memories))
