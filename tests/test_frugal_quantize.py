@@ -238,16 +238,19 @@ def test_bias_correction_keeps_the_mean_of_a_layer():
 # Ranges and equalisation
 
 
-@pytest.mark.parametrize("kind", ["student", "relu", "means"])
+@pytest.mark.parametrize(
+    "kind, form", [("student", "even"), ("relu", "even"), ("means", "even"), ("means", "peaks")]
+)
 @torch.no_grad()
-def test_equalising_changes_nothing_in_float(kind):
+def test_equalising_changes_nothing_in_float(kind, form):
     model = network(kind)
+    assert form in equalize.forms(model)
     x = photographs()
     for layer in list(sensitivity.weighted(model).values())[1::2]:  # uneven channels
         layer.weight.mul_(torch.logspace(-1, 1, layer.weight.shape[0])[:, None, None, None])
     before = model(x, torch.tensor([0.2, 0.8]), noise=False)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    assert equalize.equalise(model, [x]) > 0
+    assert equalize.equalise(model, [x], form) > 0
     after = model(x, torch.tensor([0.2, 0.8]), noise=False)
     assert any(not torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     for one, other in zip(before, after):

@@ -15,15 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lichen.frugal.adaround import rates
+from lichen.models.gdn import GDN
 from lichen.models.layers import Conv2d, QuantizableModel, Requantize, ResidualBlock, Stack
 from lichen.models.student import Student
 from lichen.training import quantize
 
+Form = Literal["even", "peaks"]
 PEAK = 0.999  # quantile that stands for a channel's peak
 CHANNEL_SAMPLES = 1 << 12
 MULTIPLIERS = 128  # largest over smallest multiplier of a Requantize: the least keeps 8 bits
@@ -87,14 +90,21 @@ def _last(stack: Stack) -> Conv2d:
     return layer
 
 
+def forms(model: QuantizableModel) -> tuple[Form, ...]:
+    """List the ways in which a model can be equalised; which is best, its weights decide."""
+    has_gdn = any(isinstance(layer, GDN) for layer in model.modules())
+    return ("even", "peaks") if has_gdn else ("even",)
+
+
 @torch.no_grad()
-def equalise(model: QuantizableModel, batches: Sequence[Tensor]) -> int:
+def equalise(model: QuantizableModel, batches: Sequence[Tensor], form: Form = "even") -> int:
     """Equalise a float network, which computes what it did before; count the rescaled pairs.
 
-    batches: pixels (B, 3, H, W) in -1..1.
+    batches: pixels (B, 3, H, W) in -1..1. form: what a GDN reads is scaled as what it gives
+    ("even"), or all of it to one peak ("peaks"), which serves a gamma whose columns lie far apart.
     """
     if not isinstance(model, Student):
-        quantize.equalise(model, batches, even_gamma=True)
+        quantize.equalise(model, batches, even_gamma=form == "even")
         quantize.fill_ranges(model, batches)
         return len(quantize.transforms(model))
     changed = 0

@@ -206,17 +206,22 @@ class _Work:
         self.note("ranges" if "ranges" in self.plan.methods else "peaks", self.loss(self.model))
 
     def equalise(self) -> None:
-        """Calibrate without and with equalisation, and keep the better one."""
+        """Calibrate without equalisation and with each form of it, and keep the best."""
         before = Snapshot.of(self.model)
         self.begin()
-        plain, without = Snapshot.of(self.model), self.report.loss
-        before.restore(self.model)
-        equalize.equalise(self.model, self.batches)
-        self.calibrate()
-        found = self.loss(self.model)
-        if not found < without:
-            plain.restore(self.model)
-        self.note("equalise", found, found < without)
+        kept, least = Snapshot.of(self.model), self.report.loss
+        for form in equalize.forms(self.model):
+            before.restore(self.model)
+            equalize.equalise(self.model, self.batches, form)
+            self.calibrate()
+            found = self.loss(self.model)
+            better = found < least
+            if better:
+                kept, least = Snapshot.of(self.model), found
+                for step in self.report.steps[1:]:  # another form of it
+                    step["kept"] = False
+            self.note("equalise" if form == "even" else f"equalise by {form}", found, better)
+        kept.restore(self.model)
 
     def refine(self) -> None:
         ranges.by_loss(self.model, self.loss)
