@@ -66,9 +66,7 @@ def test_pictures_in_a_row(kind: str) -> None:
             found = list(driver.encode_all(iter(pixels), POSITION))
             assert found == [chunks[:-END_BYTES] for chunks, _ in pairs]
             assert list(driver.encode_all([], POSITION)) == []
-            with pytest.raises(
-                ImageError, match=r"must have one size, not \(61, 70\) and"
-            ):
+            with pytest.raises(ImageError, match=r"must have one size, not \(61, 70\) and"):
                 list(driver.encode_all([pixels[0], picture(1, 9, 9)], POSITION))
         else:
             streams = [chunks for chunks, _ in pairs]
