@@ -1,9 +1,10 @@
 """Make the conformance vectors: python tests/conformance/generate_vectors.py [--check]
 
 Writes tests/conformance/vectors (the manifest, streams, Programs) and the counts in
-docs/conformance.md. What a case must give is computed by the reference executor. The models are tiny_models.py's, which are read, not made; the installed
-ones are pinned as they are, so that new weights need a new set. With --check nothing is written,
-and the exit code says whether the set is what this script makes.
+docs/conformance.md. What a case must give is computed by the reference executor. The models are
+tiny_models.py's, which are read, not made; the installed ones are pinned as they are, so that new
+weights need a new set. With --check nothing is written, and the exit code says whether the set is
+what this script makes.
 """
 
 from __future__ import annotations
