@@ -472,6 +472,21 @@ def test_study_of_a_foreign_module(tmp_path: Path) -> None:
     assert {curve.name for curve in result.curves} >= {quality.VTM, quality.JPEG}
 
 
+def test_a_recipe_is_a_model(tmp_path: Path) -> None:
+    text = 'model = "student"\narguments = {width = 8, latents = 32, hyper_reduction = 32}\n'
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text(text, encoding="utf-8")  # no weights yet
+    for name, path in (("mine", tmp_path / "mine.toml"), ("run", tmp_path / "run")):
+        subject = models.one(str(path))
+        assert (subject.name, subject.family) == (name, "student")
+        assert subject.arguments["hyper_reduction"] == 32
+        assert facts.of_subject(subject).programs is not None, "it has hardware: a plan is made"
+    (tmp_path / "mine.toml").write_text('model = "student"\nwidht = 8\n', encoding="utf-8")
+    with pytest.raises(LichenError, match="widht"):
+        models.one(str(tmp_path / "mine.toml"))
+
+
 def test_bad_input(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(3)}, tmp_path / "odd.pt")
     for name, wanted in (
