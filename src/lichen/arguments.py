@@ -796,8 +796,8 @@ def _add_study(parser: _Parser, advanced: Any) -> None:
     )
     parser.add_argument(
         "models", metavar="MODEL|CKPT", nargs="*",
-        help="a model's name, a run's folder, a model file or a state dict (default: all models); "
-        "a wrong name shows all",
+        help="a model's name, a run's folder, a recipe (.toml), a model file or a state dict "
+        "(default: all models); a wrong name shows all",
     )  # fmt: skip
     parser.add_argument(
         "--board", metavar="NAME|FILE", action="append", default=[], dest="boards",
