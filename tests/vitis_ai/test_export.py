@@ -24,6 +24,8 @@ from lichen.boards.vitis_ai.executor import DpuExecutor, EmulatedDpu, parts_of
 from lichen.boards.vitis_ai.measure import psnr
 from lichen.boards.vitis_ai.worker import WorkerDevice, matched
 from lichen.errors import DeviceError, LichenError
+from lichen.model import Model
+from lichen.model import read as read_model
 from lichen.picture import from_array
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -307,27 +309,24 @@ def test_scripts_for_old_pythons(name: str) -> None:
     assert "lichen" not in {name.name.split(".")[0] for name in names}
 
 
-def test_state_dicts_are_lowered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Weights of a scale hyperprior with ReLU, as others write them; with GDN it is refused."""
-    import torch
-    from safetensors.torch import save_file
+def test_state_dicts_are_lowered(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no model file is lowered as `lichen lower` does it, with the same photographs."""
+    from lichen.training import commands
 
-    from lichen.models.balle2018 import ScaleHyperprior
+    asked = []
 
-    photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for seed in range(2):
-        Image.fromarray(photograph(256, 256, seed)).save(photographs / f"{seed}.png")
-    torch.manual_seed(0)
-    save_file(ScaleHyperprior(8, 12, activation="relu").state_dict(), tmp_path / "relu.safetensors")
-    options = "--crops", "2", "--tile", "128x128"
-    output = tmp_path / "out"
-    assert export(output, photographs, str(tmp_path / "relu.safetensors"), *options) == 0
-    made = json.loads((output / "export.json").read_text())
-    assert made["model"] == "relu" and set(made["networks"]) == {"g_a", "g_s"}
-    gdn = Path(__file__).parents[1] / "golden" / "compressai" / "bmshj2018-hyperprior.safetensors"
-    assert export(tmp_path / "other", photographs, str(gdn), *options) != 0
-    assert "gdn" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    def lowered(path: Path, pictures: Path | None) -> Model:
+        asked.append((path, pictures))
+        return read_model(MODELS / "relu.safetensors")
+
+    monkeypatch.setattr(commands, "lowered", lowered)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"a state dict")
+    assert export(tmp_path / "out", photographs, str(weights), "--tile", "128x128") == 0
+    made = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert asked == [(weights, photographs)] and set(made["networks"]) == {"g_a", "g_s"}
 
 
 # Bad input of `lichen export`
