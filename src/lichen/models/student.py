@@ -260,7 +260,7 @@ class Student(QuantizableModel):
         """Code pixels (B, 3, H, W) in -1..1 at quality positions (B,) in 0..1.
 
         With `noise`, rates are those of latents with uniform noise (Balle 2017, eq. 10) while
-        the picture is made from rounded ones; without, both are the rounded ones.
+        the picture is made from rounded ones; without, or in integers, both are the rounded ones.
         """
         gain, inverse_gain = self.gains(position)
         v = self.latent.finish(self.analyse(x) * gain)
@@ -269,7 +269,8 @@ class Student(QuantizableModel):
         mean, index = self.hyper_synthesise(z_hat)
         residual = v - mean
         symbols = residual + (torch.round(residual) - residual).detach()
-        if noise:
+        # In integers scales end at SCALE_MIN: noise would cost bits there that no symbol costs.
+        if noise and not self.latent.quantized:
             residual = residual + torch.rand_like(residual) - 0.5
             z = z + torch.rand_like(z) - 0.5
         else:
