@@ -241,7 +241,7 @@ def choose(
             + LAG_WEIGHT * _lag(stage, folding, columns, reduction)
         )
         fitting.append((logic.dsp, cost, cycles, folding))
-    if fastest is None:
+    if fastest is None and layer.depthwise:
         raise ContractError(
             f"{stage.name}: no folding suits a {layer.kernel[0]}x{layer.kernel[1]} kernel of "
             f"{layer.macs // layer.outputs} products: its sums end before they can leave; the "
