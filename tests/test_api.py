@@ -302,14 +302,16 @@ def test_extreme_symbols_decode(stream: bytes) -> None:
     parsed = container.read(stream)
     model = models.default()
     channels = len(model.z_tables)
-    indices = np.resize(model.z_tables, channels)  # one position of z: 64 x 64 pixels
+    size = parsed.header.width, parsed.header.height
+    count = channels * int(np.prod([-(-side // model.reduction) for side in size]))
+    indices = np.resize(model.z_tables, count)
     for value in (-128, 127):
-        symbols = np.full(channels, value, np.int16)
+        symbols = np.full(count, value, np.int16)
         z = entropy.encode(symbols, indices, model.tables, lanes=1)
         bad = container.write(replace(parsed, stripes=((z, parsed.stripes[0][1]),)))
         with pytest.raises(lichen.StreamError):
             CODEC.decode(bad)
-    symbols = np.full(channels, 128, np.int16)
+    symbols = np.full(count, 128, np.int16)
     z = entropy.encode(symbols, indices, model.tables, lanes=1)
     with pytest.raises(lichen.StreamError, match="hyper-latent"):
         CODEC.decode(container.write(replace(parsed, stripes=((z, parsed.stripes[0][1]),))))

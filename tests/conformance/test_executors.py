@@ -173,7 +173,11 @@ def test_an_absent_onnxruntime_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_best_is_native_or_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     if "native" not in MISSING:
         assert best(threads=1).name.startswith("native")
-    monkeypatch.setitem(sys.modules, "lichen.executors.native", None)
+
+    def missing() -> None:
+        raise DeviceError("the native module is missing")
+
+    monkeypatch.setattr("lichen.executors.native.Library", missing)
     with pytest.warns(RuntimeWarning, match="slowly"):
         assert best().name == "reference"
 
