@@ -509,8 +509,10 @@ def test_interrupt_leaves_nothing(folder, jobs):
     command += ["--codec", "webp", "--json", "o.json", "--jobs", str(jobs)]
     terminal, stderr = pty.openpty()
     process = subprocess.Popen(
-        command, stderr=stderr, env=os.environ | source, start_new_session=True
-    )
+        command, stderr=stderr, env=os.environ | source, start_new_session=True,
+        # a shell's background jobs ignore Ctrl-C, and so would this one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     os.close(stderr)
     shown = b""
     while b" of 42 pictures, " not in shown:  # it is at work

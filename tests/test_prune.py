@@ -463,7 +463,7 @@ def test_bad_requests(folders, capsys, tmp_path):
     assert "no folder at" in error("--macs", "-50%", "--photographs", str(tmp_path / "none"))
     assert "found none" in error("--macs", "-50%", "--photographs", str(folders / "run"))
     assert "like -50%" in error("--macs", "50", *weights)
-    assert "either a share of the MACs or a board" in error(*weights)
+    assert "either a share of the MACs (--macs -50%) or a board" in error(*weights)
     assert "give --board and --video" in error("--board", "kv260", *weights)
     assert "takes --steps" in error("--macs", "-50%", "--importance", "mask-decay")
     assert "the nearest is" in error("--macs", "-99.5%", *weights)
@@ -471,7 +471,7 @@ def test_bad_requests(folders, capsys, tmp_path):
     assert "found no" in error("--macs", "-50%", *weights, source=tmp_path / "nothing")
     strange = tmp_path / "strange.safetensors"
     run.save_tensors({"a.weight": torch.zeros(2)}, strange)
-    assert "expected the weights of" in error("--macs", "-50%", *weights, source=strange)
+    assert "of an unknown architecture" in error("--macs", "-50%", *weights, source=strange)
 
 
 def test_unknown_counts_and_models_are_refused():
