@@ -247,7 +247,7 @@ class Conv2d(Weighted):
             assert input_exponent is not None
             weight, bias = self.rounded(input_exponent)
         top, left, bottom, right = self.padding
-        trains = torch.is_grad_enabled() and x.device.type == "cpu"
+        trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
         if self.pointwise and trains and not torch.is_autocast_enabled("cpu"):
             return self.finish(Pointwise.apply(x, weight, bias))
         if top == bottom and left == right:
