@@ -159,6 +159,46 @@ def test_endless_input_that_is_no_stream(command: str) -> None:
     assert done.returncode == 1 and b"not a lichen stream" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+def test_endless_input_that_might_be_a_picture() -> None:
+    for words in ("- </dev/zero", "/dev/zero x.lic"):
+        done = shell(f"ulimit -v 4000000; L encode --max-pixels 1 {words}")
+        assert b"goes on after 67108882 bytes, more than a picture of 1 pixels" in done.stderr
+        assert done.stdout == b"" and done.returncode == 3
+    Path("in.lic").write_bytes(shell("L encode M in.png -").stdout)
+    for command in ("decode", "verify"):
+        done = shell(f"cat in.lic /dev/zero | L {command} --max-pixels 1 -")
+        assert done.returncode == 3 and b"standard input: goes on after" in done.stderr
+    # a file has an end: it may hold a picture of many frames, or much else
+    Path("long.png").write_bytes(Path("in.png").read_bytes() + bytes(files.METADATA_BYTES_MAX))
+    assert len(files.read("long.png", max_pixels=1)) > files.METADATA_BYTES_MAX
+    assert sorted(os.listdir()) == ["in.lic", "in.png", "long.png"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+def test_no_overwrite_when_the_name_is_taken_meanwhile(
+    links: bool, late: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = os.link
+
+    def linked(source: Path, target: Path) -> None:
+        if late:  # after every check
+            Path("out.lic").write_bytes(b"of another")
+        if not links:
+            raise PermissionError(1, "Operation not permitted")
+        link(source, target)
+
+    monkeypatch.setattr(files.os, "link", linked)
+    code = main(["encode", "--model", str(MICRO), "--no-overwrite", "in.png", "out.lic"])
+    assert sorted(os.listdir()) == ["in.png", "out.lic"]
+    if late:
+        assert code == 3 and "out.lic: would be overwritten" in capsys.readouterr().err
+        assert Path("out.lic").read_bytes() == b"of another"
+    else:
+        assert code == 0 and main(["verify", "--model", str(MICRO), "out.lic"]) == 0
+
+
 def test_a_second_picture_is_not_taken_for_the_output(capsys: pytest.CaptureFixture[str]) -> None:
     pixels = Path("in.png").read_bytes()
     Path("other.PNG").write_bytes(pixels)

@@ -209,7 +209,7 @@ def _encode(arguments: argparse.Namespace) -> int:
     target = files.output_name(arguments.output, source, files.SUFFIX)
     files.check_stream_name(target)
     files.check_output(target, source, arguments.overwrite)
-    data = files.read(source)
+    data = files.read(source, max_pixels=arguments.max_pixels)
     picture = files.read_picture(data, _title(source), arguments.max_pixels)
     if arguments.strip:
         picture = replace(picture, icc=b"", exif=b"", xmp=b"")
@@ -270,7 +270,7 @@ def _decode(arguments: argparse.Namespace) -> int:
     # x.png is often the original of x.lic: it is only overwritten where it was named.
     overwrite = arguments.overwrite and bool(arguments.output)
     files.check_output(target, source, overwrite)
-    data = files.read(source, container.MAGIC)
+    data = files.read(source, container.MAGIC, arguments.max_pixels)
     with _codec(arguments) as codec:
         picture = codec.decode(data, max_pixels=arguments.max_pixels)
     if arguments.strip:
@@ -362,7 +362,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_one(arguments: argparse.Namespace, source: str, codec: Codec) -> None:
-    data = files.read(source, container.MAGIC)
+    data = files.read(source, container.MAGIC, arguments.max_pixels)
     codec.decode(data, max_pixels=arguments.max_pixels)  # raises if anything is wrong
     header = container.read_header(data)
     if arguments.json:

@@ -23,6 +23,10 @@ from lichen.picture import Picture, from_image
 
 SUFFIX = ".lic"
 STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+# What a pipe may send: a plain PPM of 16 bits takes the most of all pictures, and metadata.
+PIXEL_BYTES_MAX = 18
+METADATA_BYTES_MAX = 1 << 26
+READ_BYTES = 1 << 20
 # A decoded picture should be what the decoder made of it, or near it, in every format.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 3},
@@ -43,11 +47,31 @@ def output_name(given: str | None, source: str, suffix: str) -> str:
     return given or ("-" if source == "-" else os.path.splitext(source)[0] + suffix)
 
 
-def read(source: str, magic: bytes = b"") -> bytes:
-    """Read a file, or stdin; no more than the start of one that does not start with `magic`."""
+def read(source: str, magic: bytes = b"", max_pixels: int = container.MAX_PIXELS) -> bytes:
+    """Read a file, or stdin; no more than the start of one that does not start with `magic`.
+
+    Pipes and devices, which may have no end, are read as far as a picture of so many pixels can
+    reach. Raises OSError (EFBIG) where they go on.
+    """
+    limit = PIXEL_BYTES_MAX * max_pixels + METADATA_BYTES_MAX
     with _opened(source) as file:
         start = file.read(len(magic))
-        return start + file.read() if start == magic else start
+        if start != magic:
+            return start
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return start + file.read()
+        found = io.BytesIO(start)
+        found.seek(0, os.SEEK_END)
+        while part := file.read(READ_BYTES):
+            found.write(part)
+            if found.tell() > limit:
+                raise OSError(
+                    errno.EFBIG,
+                    f"goes on after {limit} bytes, more than a picture of {max_pixels} pixels "
+                    "takes; put it in a file, or raise --max-pixels",
+                    "standard input" if source == "-" else source,
+                )
+        return found.getvalue()
 
 
 def _opened(source: str) -> AbstractContextManager[BinaryIO]:
@@ -115,14 +139,28 @@ def output_file(target: str, overwrite: bool) -> Iterator[BinaryIO]:
             if path.exists():  # who may read it stays as it was
                 os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
             yield file
-        if path.exists() and not overwrite:
-            raise FileExistsError(errno.EEXIST, "would be overwritten", target)
-        os.replace(temporary, path)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _name(temporary, path)
     except OSError as error:
         error.filename, error.filename2 = target, None  # not the temporary name
+        if isinstance(error, FileExistsError):
+            error.strerror = "would be overwritten"
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """Give a whole file its name, unless one has it already, however late that one came."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: take the name first
+        path.open("xb").close()
+        os.replace(temporary, path)
 
 
 def read_picture(data: bytes, name: str, max_pixels: int) -> Picture:
