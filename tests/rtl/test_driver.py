@@ -260,11 +260,12 @@ def test_recorded(tmp_path, kind: str) -> None:
                 return driver.encode(pixels, POSITION)
             return driver.decode(chunks, 61, 70, POSITION)
 
-    with RecordingLink(tiny_board.link(kind), path) as link:
-        first = session(link)
-    with ReplayLink(path) as replay:
-        assert np.array_equal(session(replay), first)
-        assert replay.finished
+    recording = RecordingLink(tiny_board.link(kind), path)
+    first = session(recording)  # which closes the link
+    assert recording._file.closed
+    replay = ReplayLink(path)
+    assert np.array_equal(session(replay), first)
+    assert replay.finished
     driver = Driver(ReplayLink(path), tiny_board.image(kind), MODEL)
     with pytest.raises(DeviceError, match=r"the recorded session has .*, the driver now does"):
         check(driver, 71)

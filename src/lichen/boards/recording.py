@@ -11,7 +11,6 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,6 @@ class RecordingLink:
         self.name, self.timeout_s = link.name, link.timeout_s
         self._file = path.open("w", encoding="ascii")
         self._write({"lichen session": FORMAT, "name": self.name, "timeout_s": self.timeout_s})
-
-    def __enter__(self) -> RecordingLink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -92,6 +80,7 @@ class RecordingLink:
     def close(self) -> None:
         self.link.close()
         self._write({"close": True})
+        self._file.close()
 
 
 class ReplayLink:
@@ -113,17 +102,6 @@ class ReplayLink:
             raise DeviceError(f"{path} is no recorded session of format {FORMAT}")
         self.name, self.timeout_s = str(head["name"]), float(head["timeout_s"])
         self._next = 1
-
-    def __enter__(self) -> ReplayLink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     @property
     def finished(self) -> bool:
