@@ -14,7 +14,8 @@ from forge import forge, header_of, micro_model
 from harness import cases
 from plan_file import to_bytes
 
-from lichen.errors import ContractError
+from lichen import container
+from lichen.errors import ContractError, StreamError
 from lichen.executors import best
 from test_native import chain_inputs, random_chain
 
@@ -35,6 +36,14 @@ def streams() -> list[bytes]:
     return found
 
 
+def stripes_of(data: bytes) -> bytes:
+    """Give the stripes of a stream alone, empty where it has none that can be read."""
+    try:
+        return container.write_stripes(container.read(data).stripes)
+    except StreamError:
+        return b""
+
+
 def seeds() -> dict[str, list[bytes]]:
     made = streams()
     rng = np.random.default_rng(0)
@@ -42,7 +51,7 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "coder": [bytes([k % 256]) + rng.bytes(200) for k in range(0, 128, 5)],
         "plans": [bytes([k % 256, k // 256, k % 32]) + rng.bytes(64) for k in range(400)],
-        "container": made,
+        "container": [*made, *(stripes_of(data) for data in made[::4])],
         "decode": [bytes([1, k]) + data for data in made for k in range(2)] + noise,
         "roundtrip": [bytes([255, k % 4]) + part for k, part in enumerate(noise)],
         "model": [micro_model().to_bytes()],

@@ -1,6 +1,6 @@
 """What the fuzzer calls for the parts in Python; run_target.py puts them under Atheris.
 
-    container   container.read of anything, also with its CRCs made right
+    container   container.read and read_stripes of anything, also with its CRCs made right
     decode      whole decoding: repaired streams, and forged ones with any z and symbols
     roundtrip   pictures of any size, mode and metadata: what is encoded decodes to its digest
     model       model files: refused with ModelError, or usable without a crash
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,19 @@ def fill(data: bytes, shape: tuple[int, ...], low: int, high: int) -> np.ndarray
 
 
 def container_target(data: bytes) -> None:
+    head = container.MAGIC + bytes(6)  # of a header without fields: its length and CRC
+    for given in (data, repair(head + data, b"")[len(head) :]):
+        with suppress(StreamError):  # what a core of the accelerator gives
+            assert container.write_stripes(container.read_stripes(given)) == given
     for given in (data, repair(data, b"weights.")):
         try:
             container.read_header(given)
             stream = container.read(given)
         except StreamError:
             continue
+        chunks = container.write_stripes(stream.stripes)
+        assert container.read_stripes(chunks) == stream.stripes
+        assert container.read_header(given[: container.start_bytes(given)]) == stream.header
         again = container.write(stream)
         assert container.read(again) == stream
         assert len(again) <= len(given), "skipped chunks alone make a stream longer"
