@@ -54,7 +54,7 @@ def seeds() -> dict[str, list[bytes]]:
         "container": [*made, *(stripes_of(data) for data in made[::4])],
         "decode": [bytes([1, k]) + data for data in made for k in range(2)] + noise,
         "roundtrip": [bytes([255, k % 4]) + part for k, part in enumerate(noise)],
-        "model": [micro_model().to_bytes()],
+        "model": [micro_model().to_bytes(), *(bytes([192 + k]) + rng.bytes(16) for k in range(32))],
         "programs": [bytes([k, k]) + part for k, part in enumerate(noise)],
     }
 

@@ -3,7 +3,8 @@
     container   container.read and read_stripes of anything, also with its CRCs made right
     decode      whole decoding: repaired streams, and forged ones with any z and symbols
     roundtrip   pictures of any size, mode and metadata: what is encoded decodes to its digest
-    model       model files: refused with ModelError, or usable without a crash
+    model       model files, damaged or of parts that belong to others: refused with ModelError, or
+                usable without a crash
     programs    random Programs: the C kernels equal the reference
 
 An exception outside LichenError is a finding, and so is a wrong result. The tests replay a
@@ -16,6 +17,7 @@ import copy
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,14 @@ def base_files() -> tuple[bytes, ...]:
 
 
 @cache
+def sound_models() -> list[Model]:
+    return [models.from_bytes(data) for data in base_files()]
+
+
+@cache
 def codecs() -> list[Codec]:
     """Give a codec for each small model."""
-    found = [micro_model(), *(models.from_bytes(data) for data in model_files())]
-    return [Codec(model, executor=best(threads=1)) for model in found]
+    return [Codec(model, executor=best(threads=1)) for model in sound_models()]
 
 
 class Bytes:
@@ -159,9 +165,12 @@ def roundtrip_target(data: bytes) -> None:
 def model_target(data: bytes) -> None:
     take = Bytes(data)
     base = base_files()
-    match take.byte() % 3:
+    what = take.byte()
+    match 3 if what >= 192 else what % 3:
         case 0:
             given = take.rest()
+        case 3:
+            given = mixed(take)
         case 1:
             given = edited(base[take.byte() % len(base)], take)
         case _:
@@ -202,6 +211,29 @@ def restated(base: bytes, take: Bytes) -> bytes:
         whole["__metadata__"]["lichen"] = json.dumps(document)
     text = json.dumps(whole).encode()
     return len(text).to_bytes(8, "little") + text + base[8 + size :]
+
+
+def mixed(take: Bytes) -> bytes:
+    """Put parts of one sound model into another: each is valid, the whole may not be."""
+    found = sound_models()
+    one, other = (found[take.byte() % len(found)] for _ in range(2))
+    programs = dict(one.programs)
+    for _ in range(1 + take.byte() % 3):
+        name = sorted(programs)[take.byte() % len(programs)]
+        names = sorted(other.programs)
+        same = take.byte() % 4 and name in other.programs
+        programs[name] = other.programs[name if same else names[take.byte() % len(names)]]
+    what = take.byte()
+    return replace(
+        one,
+        programs=programs,
+        order=(one if what & 1 else other).order,
+        tables=(one if what & 2 else other).tables,
+        z_tables=(one if what & 4 else other).z_tables,
+        gain=(one if what & 8 else other).gain,
+        inverse_gain=(one if what & 16 else other).inverse_gain,
+        reduction=(one if what & 32 else other).reduction,
+    ).to_bytes()
 
 
 def use_model(model: Model) -> None:
