@@ -354,7 +354,7 @@ def test_rows_of_stripes(shipped):
     analysis = codec.analyse(model, best(), picture(230, 48))
     assert analysis.y.shape == (M, 15, 3)  # padded to 240 lines, not to 256
     coded = codec.encode(model, best(), analysis, POSITION, stripe=3)
-    tables = model.latent_tables(POSITION)
+    tables = model.tables_at(POSITION)
     from lichen import entropy
 
     for (_, data), rows in zip(coded.stripes, (slice(0, 12), slice(12, 15)), strict=True):
@@ -375,7 +375,7 @@ def test_tables_are_those_of_the_nearest_row_of_gains(shipped):
         (792, 50),
         (800, 50),
     ):
-        assert np.array_equal(model.latent_tables(position), model.z_tables[row])
+        assert np.array_equal(model.tables_at(position), model.z_tables[row])
     assert len(np.unique(model.z_tables)) == 51 * M
 
 

@@ -55,6 +55,8 @@ BROKEN: dict[str, tuple[str, Model]] = {
         "quantize", lambda p: replace(p, ops=(
             replace(p.ops[0], output="whole"), ops.PixelUnshuffle("symbols", "whole", 2))))),
     "another reduction": ("the reduction must be one of", replace(micro_model(), reduction=16)),
+    "rows of tables for no quality": (r"z_tables must have the shape \(2,\) or \(51, 2\)", replace(
+        micro_model(), z_tables=np.full((50, 2), 4, np.uint16))),
     "too many hyper-latents": ("'z' must have the shape", replace(
         micro_model(), z_tables=np.array([4, 4], np.uint16))),
 }  # fmt: skip

@@ -47,7 +47,8 @@ def tiny(kind):
     """Make a calibrated model with random weights whose latents and scales have some spread."""
     torch.manual_seed(3)
     if "student" in kind:
-        fine = {"fine_width": 8, "coarse_width": 24, "latents": 40, "hyper_reduction": 32}
+        fine = {"fine_width": 8, "coarse_width": 24, "latents": 40, "hyper_reduction": 32,
+                "hyper_levels": 3}  # fmt: skip
         model = (
             Student(8, (1, 1, 0), (1, 1, 0), **fine)
             if "fine" in kind
@@ -318,6 +319,25 @@ def test_tables_of_z_are_centred_on_its_medians():
             p = float(model.entropy_bottleneck.likelihood(value)[0, channel])
             entry = tables.bases[number] + z - tables.offsets[number]
             assert abs(tables.frequencies[entry] / 65536 - p) < 2e-4
+
+
+@torch.no_grad()
+def test_each_quality_has_the_tables_of_its_level():
+    model = tiny("student fine")
+    result = lowered(model, "student fine")
+    assert result.z_tables.shape == (51, model.hyper_channels)
+    seen = set()
+    for position in (0, 263, 264, 400, 535, 536, 800):
+        level = model.level(torch.tensor([position / 800]))
+        numbers = result.tables_at(position)
+        first = 64 + model.hyper_channels * int(level)
+        seen.add(int(level))
+        assert list(numbers) == list(range(first, first + model.hyper_channels))
+        value = torch.ones(1, model.hyper_channels, 1, 1)
+        p = model.prior.likelihood(value, level=level).flatten()
+        entries = result.tables.bases[numbers] + 1 - result.tables.offsets[numbers]
+        assert np.abs(result.tables.frequencies[entries] / 65536 - p.numpy()).max() < 2e-4
+    assert seen == {0, 1, 2}
 
 
 def test_layers_without_integer_form_are_named():

@@ -51,7 +51,7 @@ KINDS = {
     "student-fine": (
         "student",
         {"width": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1, 0], "fine_width": 8,
-         "latents": 16, "hyper_reduction": 32},
+         "latents": 16, "hyper_reduction": 32, "hyper_levels": 3},
     ),
 }  # fmt: skip
 EACH = pytest.mark.parametrize("kind", KINDS)

@@ -93,14 +93,14 @@ def encode_hyperprior(
         "symbols"
     ]
     per_row = symbols.shape[1] // latents["z"].shape[1]
-    per_stripe = _coarse_rows(model, stripe)
+    tables, per_stripe = model.tables_at(position), _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
         z = _interleave(latents["z"][:, first : first + per_stripe])
         rows = slice(first * per_row, (first + per_stripe) * per_row)
         return (
             entropy.encode(
-                z.astype(np.int16), _z_indices(model, len(z)), model.tables, lanes=Z_LANES
+                z.astype(np.int16), np.resize(tables, len(z)), model.tables, lanes=Z_LANES
             ),
             entropy.encode(
                 _interleave(symbols[:, rows]),
@@ -150,7 +150,7 @@ def encode_factorised(
     """Quantise and entropy-code latents at a quality position 0..800."""
     gain = {"gain": model.gains(position)["gain"]}
     symbols = executor.run(model.programs["quantize"], {"y": analysis.y}, gain)["symbols"]
-    tables, per_stripe = model.latent_tables(position), _coarse_rows(model, stripe)
+    tables, per_stripe = model.tables_at(position), _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
         flat = _interleave(symbols[:, first : first + per_stripe])
@@ -170,7 +170,7 @@ def decode_factorised(
 ) -> Pixels:
     """Decode the stripes of a picture to pixels (H, W, 3). Raises StreamError."""
     rows, columns = -(-header.height // model.reduction), -(-header.width // model.reduction)
-    tables, per_stripe = model.latent_tables(header.position), _coarse_rows(model, header.stripe)
+    tables, per_stripe = model.tables_at(header.position), _coarse_rows(model, header.stripe)
 
     def decode_symbols(number: int) -> NDArray[np.int16]:
         count = min(per_stripe, rows - number * per_stripe) * columns
@@ -203,7 +203,7 @@ def encode_channelwise(
         slices.append((tensors["symbols"], tensors["index"]))
     z = tensors["z"]
     per_row = slices[0][0].shape[1] // z.shape[1]
-    per_stripe = _coarse_rows(model, stripe)
+    tables, per_stripe = model.tables_at(position), _coarse_rows(model, stripe)
 
     def code(first: int) -> tuple[bytes, bytes]:
         flat = _interleave(z[:, first : first + per_stripe]).astype(np.int16)
@@ -213,7 +213,7 @@ def encode_channelwise(
             for parts in zip(*slices, strict=True)
         )
         return (
-            entropy.encode(flat, _z_indices(model, len(flat)), model.tables, lanes=Z_LANES),
+            entropy.encode(flat, np.resize(tables, len(flat)), model.tables, lanes=Z_LANES),
             entropy.encode(symbols, indices, model.tables, lanes=Y_LANES),
         )
 
@@ -338,15 +338,15 @@ def _decode_z(
 ) -> NDArray[np.int8]:
     """Decode the z substreams of all stripes: (Z, rows, columns). Raises StreamError."""
     rows, columns = -(-header.height // model.reduction), -(-header.width // model.reduction)
-    channels, per_stripe = len(model.z_tables), _coarse_rows(model, header.stripe)
+    tables, per_stripe = model.tables_at(header.position), _coarse_rows(model, header.stripe)
 
     def decode_z(number: int) -> NDArray[np.int8]:
         count = min(per_stripe, rows - number * per_stripe) * columns
-        indices = _z_indices(model, count * channels)
+        indices = np.resize(tables, count * len(tables))
         flat = entropy.decode(stripes[number][0], indices, model.tables, lanes=Z_LANES)
         if flat.min() < -128 or flat.max() > 127:
             raise StreamError("a hyper-latent is outside -128..127: the stream is damaged")
-        return _planes(flat.astype(np.int8), channels, columns)
+        return _planes(flat.astype(np.int8), len(tables), columns)
 
     return np.concatenate(_map(decode_z, range(len(stripes)), threads), axis=1)
 
@@ -371,10 +371,6 @@ def _interleave(planes: NDArray[Any]) -> NDArray[Any]:
 def _planes(flat: NDArray[Any], channels: int, width: int) -> NDArray[Any]:
     """(H * W * C,) -> (C, H, W), a view: executors take any strides."""
     return flat.reshape(-1, width, channels).transpose(2, 0, 1)
-
-
-def _z_indices(model: Model, count: int) -> NDArray[np.uint16]:
-    return np.resize(model.z_tables, count)
 
 
 def _coarse_rows(model: Model, stripe: int) -> int:

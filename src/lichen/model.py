@@ -48,8 +48,8 @@ class Model:
 
     programs: by name; which ones depends on `order`.
     tables: all entropy tables; hyper-synthesis indices count from table 0.
-    z_tables: uint16 (Z,), the table of each hyper-latent channel; factorised: (GAIN_ROWS, M), of
-    each latent channel at the gains of that row.
+    z_tables: uint16, the table of each channel of z: (Z,), or (GAIN_ROWS, Z) where it depends on
+    the quality as the gains do; factorised: (GAIN_ROWS, M), of each latent channel.
     gain, inverse_gain: int16 (GAIN_ROWS, M), each 1..32767; quality runs down the rows.
     reduction: pictures are padded to a multiple of this; one row of a stripe is this many lines.
     digest: 8 bytes, the identity of the file that the model was read from or written to.
@@ -89,13 +89,18 @@ class Model:
         """Count the slices of a channel-wise model."""
         return sum(name.startswith("context.") for name in self.programs)
 
-    def latent_tables(self, position: int) -> NDArray[np.uint16]:
-        """Give the table of each channel of a factorised model: that of the nearest row.
+    @property
+    def z_channels(self) -> int:
+        """Count the channels that z_tables speaks of: of z, or of a factorised model's latents."""
+        return int(self.z_tables.shape[-1])
 
-        position: 0..800. Returns uint16 (M,).
+    def tables_at(self, position: int) -> NDArray[np.uint16]:
+        """Give the table of each channel of z (factorised: of each latent) at a position 0..800.
+
+        That is the nearest row of z_tables, where it has rows. Returns uint16 (z_channels,).
         """
         row = (position + ROW_STEP // 2) // ROW_STEP
-        tables: NDArray[np.uint16] = self.z_tables[row]
+        tables: NDArray[np.uint16] = self.z_tables[row] if self.z_tables.ndim > 1 else self.z_tables
         return tables
 
     def to_bytes(self) -> bytes:
@@ -192,17 +197,23 @@ def _check(model: Model) -> None:
             raise ModelError(f"model {model.name}: {name} must be 1..32767")
     if model.order == "factorised":
         _check_latents(model)
-    shape = model.gain.shape if model.order == "factorised" else (model.z_tables.size,)
-    if model.z_tables.shape != shape:
+    if model.order == "factorised":
+        shapes = [model.gain.shape]
+    else:
+        shapes = [(model.z_tables.shape or (0,))[-1:]]
+        shapes += [(GAIN_ROWS, *shapes[0])]
+    if model.z_tables.shape not in shapes or not model.z_tables.size:
+        fitting = " or ".join(map(str, shapes))
         raise ModelError(
-            f"model {model.name}: z_tables must have the shape {shape}, not {model.z_tables.shape}"
+            f"model {model.name}: z_tables must have the shape {fitting}, "
+            f"not {model.z_tables.shape}"
         )
     if model.z_tables.dtype != np.uint16 or int(model.z_tables.max()) >= len(model.tables):
         raise ModelError(f"model {model.name}: z_tables must be uint16 below {len(model.tables)}")
     if model.network is not None:
         return
     try:
-        sizes = model.gain.shape[1], model.z_tables.size, len(model.tables)
+        sizes = model.gain.shape[1], model.z_channels, len(model.tables)
         flow.check(model.order, model.programs, model.reduction, *sizes)
     except ContractError as error:
         raise ModelError(f"model {model.name}: {error}") from error

@@ -48,14 +48,16 @@ def as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
 def student(fine: bool) -> QuantizableModel:
     """Make a student of the least width, its branches and priors stirred up.
 
-    fine: with blocks at 1/4 and none at 1/16, and a row of z for every 32 lines.
+    fine: with blocks at 1/4 and none at 1/16, a row of z for every 32 lines, and three entropy
+    models of z over the qualities.
     """
     import torch
 
     from lichen.models.student import Student
 
     if fine:
-        model = Student(8, (1, 1, 0), (1, 1, 0), 4, 12, 8, hyper_width=12, hyper_reduction=32)
+        hyper = {"hyper_width": 12, "hyper_reduction": 32, "hyper_levels": 3}
+        model = Student(8, (1, 1, 0), (1, 1, 0), 4, 12, 8, **hyper)
     else:
         model = Student(8, (1, 1), (1, 1), latents=8)
     with torch.no_grad():

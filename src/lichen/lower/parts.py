@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Protocol
 
@@ -73,17 +74,17 @@ def gain_rows(
 
 
 def tables_of(prior: EntropyBottleneck, medians: Tensor | None = None) -> tuple[Tables, int]:
-    """Gaussian tables first, then one per hyper-latent channel; returns the number of the first.
+    """Gaussian tables first, then one per level and channel of z; returns the number of the first.
 
-    medians: what was taken off z before rounding, (1, channels, 1, 1).
+    medians: what was taken off z before rounding, (1, levels * channels, 1, 1).
     """
     grid = torch.arange(-128, 128, dtype=torch.float64)
     if medians is not None:
         grid = grid + medians.double().reshape(-1, 1, 1)
     with torch.no_grad():
-        double = EntropyBottleneck(prior.channels, prior.filters).double()
-        double.load_state_dict(prior.state_dict())
-        logits = [double.logits((grid + d).expand(prior.channels, 1, -1)) for d in (-0.5, 0.5)]
+        double = copy.deepcopy(prior).double()
+        count = prior.levels * prior.channels
+        logits = [double.logits((grid + d).expand(count, 1, -1)) for d in (-0.5, 0.5)]
         pmf = (torch.sigmoid(logits[1]) - torch.sigmoid(logits[0])).squeeze(1).numpy()
     pmfs, offsets = [], []
     for row in pmf:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from lichen.lower.builder import Builder, rename
 from lichen.lower.parts import gain_rows, quantize_program, tables_of
-from lichen.model import Model
+from lichen.model import GAIN_ROWS, Model
 from lichen.models import student
 from lichen.models.priors import SCALE_LEVELS
 from lichen.program import Vector, ops
@@ -54,6 +55,10 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
     g_s = g.build("g_s", ["x"])
 
     tables, first = tables_of(model.prior)
+    z_tables = first + np.arange(z_channels, dtype=np.uint16)
+    if model.prior.levels > 1:
+        levels = model.level(torch.linspace(0, 1, GAIN_ROWS)).numpy().astype(np.uint16)
+        z_tables = z_tables + z_channels * levels[:, None]
     return Model(
         name=name,
         order="hyperprior",
@@ -66,7 +71,7 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
             "g_s": g_s,
         },
         tables=tables,
-        z_tables=first + np.arange(z_channels, dtype=np.uint16),
+        z_tables=z_tables,
         gain=gain,
         inverse_gain=inverse,
         metadata=metadata,

@@ -270,7 +270,8 @@ class _Trace(TorchFunctionMode):
         if prior not in self.priors:
             self.priors[prior] = labels = self.fresh(prior.channels)
             for name, _ in prior.named_parameters():
-                self.members.append((f"{self.names[prior]}.{name}", 0, labels, False))
+                every = np.tile(labels, prior.levels)
+                self.members.append((f"{self.names[prior]}.{name}", 0, every, False))
         return self.priors[prior]
 
 
@@ -296,9 +297,9 @@ def _watched(model: QuantizableModel, trace: _Trace) -> Iterator[None]:
     def watch_prior(prior: EntropyBottleneck) -> None:
         likelihood, medians = prior.likelihood, prior.medians
 
-        def seen(x: Tensor, half: Tensor | None = None) -> Tensor:
+        def seen(x: Tensor, *others: Tensor | None, **named: Tensor | None) -> Tensor:
             trace.tie(trace.of(x, prior).labels, trace.prior(prior))
-            return likelihood(x, half)
+            return likelihood(x, *others, **named)
 
         def middle() -> Tensor:
             found = medians()
@@ -434,10 +435,8 @@ def keep(
         else:
             module.register_buffer(attribute, new)
     for prior in model.modules():
-        if isinstance(prior, EntropyBottleneck):
-            prior.channels = len(prior.quantiles)
-            if hasattr(model, "hyper_channels"):
-                model.hyper_channels = prior.channels
+        if isinstance(prior, EntropyBottleneck) and hasattr(model, "hyper_channels"):
+            model.hyper_channels = prior.channels
     model.latent_channels = model.gain.shape[1]  # type: ignore[union-attr, assignment]
     before = model.arguments.get("pruned", {})
     now = {name: int(mask.sum()) for name, mask in kept.items() if not mask.all()}

@@ -39,13 +39,21 @@ class EntropyBottleneck(nn.Module):
 
     Balle 2018, "Variational image compression with a scale hyperprior", appendix 6.1. Parameter
     names are those of CompressAI's class, so that its state dicts load.
+
+    With `levels` above 1 there is a distribution per channel and level, and `likelihood` is told
+    the level of each picture: those of level l are the channels l * C .. of the parameters.
     """
 
     def __init__(
-        self, channels: int, filters: tuple[int, ...] = (3, 3, 3, 3), init_scale: float = 10.0
+        self,
+        channels: int,
+        filters: tuple[int, ...] = (3, 3, 3, 3),
+        init_scale: float = 10.0,
+        levels: int = 1,
     ) -> None:
         super().__init__()
-        self.channels, self.filters = channels, filters
+        self.levels, self.filters = levels, filters
+        channels = levels * channels
         sizes = (1, *filters, 1)
         for i in range(len(filters) + 1):
             matrix = torch.empty(channels, sizes[i + 1], sizes[i])
@@ -59,9 +67,14 @@ class EntropyBottleneck(nn.Module):
         self.quantiles = nn.Parameter(quantiles)
         self.reset(torch.full((channels,), init_scale))
 
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return len(self.quantiles) // self.levels
+
     @torch.no_grad()
     def reset(self, scale: Tensor) -> None:
-        """Begin anew with about logistic distributions around 0 of these scales (channels,)."""
+        """Begin anew with about logistic distributions around 0 of scales (levels * channels,)."""
         layers = len(self.filters) + 1
         for i, outputs in enumerate((*self.filters, 1)):
             slope = scale.to(torch.float64) ** (-1 / layers) / outputs
@@ -70,14 +83,16 @@ class EntropyBottleneck(nn.Module):
             if i < len(self.filters):
                 getattr(self, f"_factor{i}").zero_()
 
-    def logits(self, x: Tensor, constant: bool = False) -> Tensor:
+    def logits(self, x: Tensor, constant: bool = False, chosen: Tensor | None = None) -> Tensor:
         """Give the logits of the cumulative distribution; x and result are (channels, 1, n).
 
-        constant: no gradient reaches the parameters.
+        constant: no gradient reaches the parameters. chosen: int64 (channels,), the distribution of
+        each channel of x; None for all of them in their order.
         """
 
         def value(name: str) -> Tensor:
             parameter: Tensor = getattr(self, name)
+            parameter = parameter if chosen is None else parameter[chosen]
             return parameter.detach() if constant else parameter
 
         for i in range(len(self.filters) + 1):
@@ -97,15 +112,28 @@ class EntropyBottleneck(nn.Module):
         wanted = self.quantiles.new_tensor([-top, 0.0, top])
         return (self.logits(self.quantiles, constant=True) - wanted).abs().sum()
 
-    def likelihood(self, x: Tensor, half: Tensor | None = None) -> Tensor:
-        """Probability of the bin around x (B, C, H, W), one wide or twice `half` (B, C, 1, 1)."""
+    def likelihood(
+        self, x: Tensor, half: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
+        """Probability of the bin around x (B, C, H, W), one wide or twice `half` (B, C, 1, 1).
+
+        level: int64 (B,), the level of each picture; needed where there are several.
+        """
+        shape, chosen = (self.channels, x.shape[0], *x.shape[2:]), None
         bins = 0.5 if half is None else self._by_channel(half.expand_as(x))
         flat = self._by_channel(x)
-        lower, upper = self.logits(torch.cat((flat - bins, flat + bins), dim=-1)).chunk(2, dim=-1)
+        if level is not None:
+            # each picture's channels become channels of their own
+            flat = flat.reshape(flat.shape[0] * x.shape[0], 1, -1)
+            channel = torch.arange(self.channels, device=x.device)
+            chosen = (level * self.channels + channel[:, None]).flatten()
+            bins = bins if half is None else bins.reshape(flat.shape)
+        ends = torch.cat((flat - bins, flat + bins), dim=-1)
+        with torch.autocast(x.device.type, enabled=False):  # differences of logits need all bits
+            lower, upper = self.logits(ends, chosen=chosen).chunk(2, dim=-1)
         sign = -torch.sign(lower + upper).detach()  # keep away from saturated sigmoids
         p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
         p = p.clamp_min(LIKELIHOOD_MIN)
-        shape = (self.channels, x.shape[0], *x.shape[2:])
         return p.reshape(shape).transpose(0, 1)
 
     def _by_channel(self, x: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lichen.model import GAIN_ROWS
 from lichen.models.layers import (
     Conv2d,
     Quantizable,
@@ -51,6 +52,7 @@ PIXEL_EXPONENT = 7  # pixels minus 128 as s8 are real -1 .. 1
 LATENT_EXPONENT = 4  # v and the mean: sixteenths of a quantisation step, up to +-2047 steps
 PICTURE_EXPONENT = 11  # sum of the two synthesis paths before the final rounding to pixels
 ANCHORS = 8
+INDEX_MIN = -24  # of table indices in float; files begin with 0
 
 # Lagrangian weights of quality 0 and 100: loss = lambda * MSE (0..255 scale) + bits per pixel.
 LAMBDA_MIN, LAMBDA_MAX = 0.0006, 0.08
@@ -113,6 +115,7 @@ class Student(QuantizableModel):
         latents: channels of y; None for 4.5 * width.
         hyper_width: channels in the hyper transforms; None for width.
         hyper_reduction: lines of the picture per row of z, 64 or 32.
+        hyper_levels: entropy models of z, each for an equal part of the qualities.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Student(QuantizableModel):
         latents: int | None = None,
         hyper_width: int | None = None,
         hyper_reduction: int = 64,
+        hyper_levels: int = 1,
     ) -> None:
         super().__init__()
         n, f = width, fine_width
@@ -140,6 +144,8 @@ class Student(QuantizableModel):
             raise ValueError(f"fine_width must be 0 or a multiple of 4, not {f}")
         if hyper_reduction not in (32, 64):
             raise ValueError(f"hyper_reduction must be 32 or 64, not {hyper_reduction}")
+        if not 1 <= hyper_levels <= GAIN_ROWS:
+            raise ValueError(f"hyper_levels must be 1..{GAIN_ROWS}, not {hyper_levels}")
         self.arguments = {
             "width": width,
             "encoder_blocks": list(encoder_blocks),
@@ -151,6 +157,7 @@ class Student(QuantizableModel):
             "latents": (m, 9 * width // 2),
             "hyper_width": (h, width),
             "hyper_reduction": (hyper_reduction, 64),
+            "hyper_levels": (hyper_levels, 1),
         }
         self.arguments |= {name: v for name, (v, default) in optional.items() if v != default}
         self.REDUCTION = hyper_reduction
@@ -217,7 +224,7 @@ class Student(QuantizableModel):
         self.inverse_gain = nn.Parameter(torch.zeros(ANCHORS, m))
         self.latent = Quantizable("s16", exponent=LATENT_EXPONENT)  # v
         self.dequantized = Quantizable("s16")  # y'
-        self.prior = EntropyBottleneck(z)
+        self.prior = EntropyBottleneck(z, levels=hyper_levels)
 
         for layer in (self.analysis_branch[-1], self.mean, self.synthesis_branch[-2]):
             nn.init.zeros_(layer.weight)
@@ -227,6 +234,14 @@ class Student(QuantizableModel):
     def gains(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Give gain and inverse gain, each (B, M, 1, 1), for quality positions (B,) in 0..1."""
         return interpolate(self.gain, position), interpolate(self.inverse_gain, position)
+
+    def level(self, position: Tensor) -> Tensor:
+        """Give the entropy models of z, int64 (B,), at quality positions (B,) in 0..1.
+
+        Models change where rows of the gain tables do: a file has a row of tables for each.
+        """
+        row = torch.floor(position * (GAIN_ROWS - 1) + 0.5).to(torch.int64)
+        return row * self.prior.levels // GAIN_ROWS
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""
@@ -246,7 +261,7 @@ class Student(QuantizableModel):
         e = self.hyper_synthesis.output_exponent
         with full_precision(z):
             h = h.float()
-            return self.mean(h, e), self.index(h, e).clamp_max(SCALE_LEVELS - 1)
+            return self.mean(h, e), self.index(h, e).clamp(INDEX_MIN, SCALE_LEVELS - 1)
 
     def synthesise(self, y: Tensor) -> Tensor:
         """Dequantised latents y' -> pixels in -1..1 (not clamped where not quantised)."""
@@ -259,8 +274,9 @@ class Student(QuantizableModel):
     def forward(self, x: Tensor, position: Tensor, noise: bool = True) -> Coded:
         """Code pixels (B, 3, H, W) in -1..1 at quality positions (B,) in 0..1.
 
-        With `noise`, rates are those of latents with uniform noise (Balle 2017, eq. 10) while
-        the picture is made from rounded ones; without, or in integers, both are the rounded ones.
+        With `noise`, rates are those of latents with uniform noise (Balle 2017, eq. 10), of z the
+        mean of those and of rounded ones, while the picture is made from rounded ones; without, or
+        in integers, all are the rounded ones.
         """
         gain, inverse_gain = self.gains(position)
         v = self.latent.finish(self.analyse(x) * gain)
@@ -269,17 +285,19 @@ class Student(QuantizableModel):
         mean, index = self.hyper_synthesise(z_hat)
         residual = v - mean
         symbols = residual + (torch.round(residual) - residual).detach()
+        y_hat = self.dequantized.finish((symbols + mean) * inverse_gain)
+        level = self.level(position)
+        z_likelihood = self.prior.likelihood(z_hat, level=level)
         # In integers scales end at SCALE_MIN: noise would cost bits there that no symbol costs.
         if noise and not self.latent.quantized:
-            residual = residual + torch.rand_like(residual) - 0.5
-            z = z + torch.rand_like(z) - 0.5
-        else:
-            residual, z = symbols, z_hat
-        y_hat = self.dequantized.finish((symbols + mean) * inverse_gain)
+            symbols = residual + torch.rand_like(residual) - 0.5
+            # A constant halfway between two integers costs noise nothing, and rounding a bit.
+            z_noisy = self.prior.likelihood(z + torch.rand_like(z) - 0.5, level=level)
+            z_likelihood = torch.sqrt(z_likelihood * z_noisy)
         return Coded(
             self.synthesise(y_hat),
-            gaussian_likelihood(residual, scale_of_index(index)),
-            self.prior.likelihood(z),
+            gaussian_likelihood(symbols, scale_of_index(index)),
+            z_likelihood,
         )
 
     def calibrate_end(self) -> None:
