@@ -84,7 +84,10 @@ class SOAP(torch.optim.Optimizer):
             self._add_moments(state, grad, 0.0)
             for side in (0, 1):
                 if f"moment{side}" in state:
-                    basis = torch.linalg.eigh(state[f"moment{side}"])[1].flip(1)
+                    # many equal eigenvalues (channels without a gradient) defeat float32
+                    moment = state[f"moment{side}"].double()
+                    moment /= moment.diagonal().mean().clamp_min(1e-300)
+                    basis = torch.linalg.eigh(moment)[1].flip(1)
                     state[f"basis{side}"] = basis.to(self.dtype)
             return
         rotated = self._rotate(grad, state)
@@ -94,6 +97,8 @@ class SOAP(torch.optim.Optimizer):
         count = state["step"]
         size = group["lr"] * math.sqrt(1 - beta2**count) / (1 - beta1**count)
         direction = state["mean"] / (state["square"].sqrt() + group["eps"])
+        if beta1 == beta2:  # by Cauchy and Schwarz at most 1, but where the basis has just turned
+            direction.clamp_(-1.0, 1.0)
         parameter.sub_(size * self._rotate_back(direction, state).view(parameter.shape))
         self._add_moments(state, grad, group["shampoo_beta"])
         if count % group["every"] == 0:
