@@ -99,8 +99,8 @@ class Model:
 
         That is the nearest row of z_tables, where it has rows. Returns uint16 (z_channels,).
         """
-        row = (position + ROW_STEP // 2) // ROW_STEP
-        tables: NDArray[np.uint16] = self.z_tables[row] if self.z_tables.ndim > 1 else self.z_tables
+        rows = self.z_tables
+        tables: NDArray[np.uint16] = rows[nearest_row(position)] if rows.ndim > 1 else rows
         return tables
 
     def to_bytes(self) -> bytes:
@@ -128,6 +128,11 @@ class Model:
                 arrays |= parts
         text = {"lichen": json.dumps(document, separators=(",", ":")), **self.metadata}
         return program_file.to_bytes(arrays, text)
+
+
+def nearest_row(position: int) -> int:
+    """Give the row of the gain tables that is nearest to a quality position 0..800."""
+    return (position + ROW_STEP // 2) // ROW_STEP
 
 
 def digest_of(data: bytes) -> bytes:

@@ -60,7 +60,10 @@ def write(
         target.write_text(text, encoding="utf-8")
     for name in cores:
         words = np.arange(9, dtype=np.uint32)
-        image = CoreImage(name, 0x1234ABCD, "student-s", bytes(8), 64, words, (), 1, (1 << 20,))
+        image = CoreImage(
+            name, 0x1234ABCD, "student-s", bytes(8), 64, words, (), 1, (((7, bytes(8)),),), (0,) * 51,
+            (1 << 20,),
+        )  # fmt: skip
         (root / "weights").mkdir(exist_ok=True)
         image.write(root / "weights" / made.image_name(name))
     return root

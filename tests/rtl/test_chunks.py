@@ -301,7 +301,7 @@ class Codec:
         self.encoder = Simulation(core, "entropy_encoder")
         contents = [rans_tables.encoder_contents(t, s) for t, s in zip((self.z, self.y), shapes)]
         self.encoder.run({"load": blocks(enumerate([*contents[0], *contents[1]], 3))}, {})
-        shapes = [rans_tables.decoder_shape(t, 500) for t in (self.z, self.y)]
+        shapes = [rans_tables.decoder_shape(500, t) for t in (self.z, self.y)]
         core = Loaded(lambda bus: EntropyDecoder(*shapes, room, bus, 3, 1))
         self.decoder = Simulation(core, "entropy_decoder")
         contents = [rans_tables.decoder_contents(t, s) for t, s in zip((self.z, self.y), shapes)]

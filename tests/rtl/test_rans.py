@@ -44,7 +44,7 @@ def encoder(t, lanes, capacity=200, words=1500):
 
 
 def decoder(t, lanes, rows=400, **limits):
-    shape = rans_tables.decoder_shape(t, rows)
+    shape = rans_tables.decoder_shape(rows, t)
     core = Loaded(lambda bus: RansDecoder(shape, lanes, bus, 0, 1, **limits))
     sim = Simulation(core, "rans_decoder")
     sim.run({"load": blocks(enumerate(rans_tables.decoder_contents(t, shape)))}, {})
@@ -259,7 +259,7 @@ def test_what_does_not_fit():
     with pytest.raises(ModelError, match="room for 5 tables, found 9"):
         rans_tables.encoder_contents(t, rans_tables.EncoderShape(rans_tables.Coder(16), 5, 1000))
     with pytest.raises(ModelError, match="build it with more rows"):
-        rans_tables.decoder_contents(t, rans_tables.decoder_shape(t, 30))
+        rans_tables.decoder_contents(t, rans_tables.decoder_shape(30, t))
     far = Tables(16, np.array([3]), np.array([9000]), np.array([1, 1, 65534], np.uint16))
     with pytest.raises(ModelError, match=r"within -8192\.\.8192"):
-        rans_tables.decoder_contents(far, rans_tables.decoder_shape(far, 30))
+        rans_tables.decoder_contents(far, rans_tables.decoder_shape(30, far))

@@ -132,16 +132,21 @@ def run_all(
 
 
 def model(seed: int = 5) -> Model:
-    """Give a whole model: the Programs, tables that suit them a little, and gains."""
+    """Give a whole model: the Programs, tables that suit them a little, and gains.
+
+    z has tables of its own in each third of the qualities.
+    """
     rng = np.random.default_rng(seed)
-    tables = Tables.gaussian([*np.geomspace(2, 30, TABLES), *np.linspace(10, 20, HYPER)], 12)
+    z_scales = [*np.linspace(10, 20, HYPER), *np.linspace(18, 24, HYPER), *[12.0] * HYPER]
+    tables = Tables.gaussian([*np.geomspace(2, 30, TABLES), *z_scales], 12)
+    levels = np.arange(GAIN_ROWS) * 3 // GAIN_ROWS
     return Model(
         "tiny",
         "hyperprior",
         64,
         programs(seed),
         tables,
-        np.arange(TABLES, TABLES + HYPER, dtype=np.uint16)[::-1].copy(),
+        (TABLES + HYPER * levels[:, None] + np.arange(HYPER)[::-1]).astype(np.uint16),
         rng.integers(1, 32768, (GAIN_ROWS, LATENTS)).astype(np.int16),
         rng.integers(1, 600, (GAIN_ROWS, LATENTS)).astype(np.int16),
         digest=bytes(8),

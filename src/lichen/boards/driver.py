@@ -331,7 +331,7 @@ class Driver:
             self.write(name, value)
         if self._position != position:
             self._position = None
-            self._load(self.image.gain_words(self.model, position))
+            self._load(self.image.quality_words(self.model, position))
             self.write("position", position)
             self._position = position
         self.write("control", 0)

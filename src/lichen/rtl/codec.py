@@ -8,7 +8,7 @@ Decoder    bytes -[EntropyDecoder]-> z -[Synthesis]-> index -[EntropyDecoder]-> 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,16 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
 
+from lichen.entropy.tables import Tables
 from lichen.errors import ModelError
 from lichen.model import Model
 from lichen.rtl import rans_tables
 from lichen.rtl.chunks import BYTES, STRIPE_BITS, Framing
 from lichen.rtl.convolution import Face
+from lichen.rtl.delay import Delay
 from lichen.rtl.entropy_decoder import EntropyDecoder, decoder_memories
 from lichen.rtl.entropy_encoder import EntropyEncoder, Room, encoder_memories
-from lichen.rtl.fold import Coder, Memory, Placement, Plan, Resources
+from lichen.rtl.fold import Coder, Memory, Placement, Plan, Resources, delay_word
 from lichen.rtl.graph import Tensor
 from lichen.rtl.lanes import Relane, connect
 from lichen.rtl.load import blocks
@@ -35,6 +37,7 @@ from lichen.rtl.stripes import StripeEnds
 
 BITS_PER_PIXEL = 4.0  # of a stripe, at most
 CODER = "entropy coder"  # its name among the stages of a placement
+Z_AHEAD = "z ahead"  # the role of the memory where z waits for the coder
 # What it and the border take beside memories, by Yosys (docs/accelerator.md).
 CODER_LOGIC = {
     "encoder": Resources(8, lut=3400, ff=5000),
@@ -42,11 +45,17 @@ CODER_LOGIC = {
 }
 
 
+Contents = list[tuple[int, bytes]]  # numbers of memories and what to load into them
+
+
 @dataclass(frozen=True)
 class Substream:
-    """One of the two substreams of a stripe: its tables and the values of a unit."""
+    """One of the two substreams of a stripe: its tables and the values of a unit.
 
-    tables: Any
+    levels: sets of tables, of which a core holds the one that its quality uses.
+    """
+
+    levels: tuple[Tables, ...]
     table_of_channel: tuple[int, ...]  # empty: the index says it
     channels: int
     per_unit: int
@@ -54,18 +63,30 @@ class Substream:
 
 def substreams(model: Model, plan: Plan) -> tuple[Substream, Substream]:
     """Give those of z and y. Raises ModelError where the tables of z are not side by side."""
-    first, last = int(model.z_tables.min()), int(model.z_tables.max())
+    first = int(model.z_tables.min())
     if first == 0:
         raise ModelError(f"model {model.name}: the tables of z must follow those of y")
-    z = rans_tables.subset(model.tables, first, last - first + 1)
+    rows = np.unique(model.z_tables.reshape(-1, model.z_channels), axis=0)
+    orders = {tuple((row - row.min()).tolist()) for row in rows}
+    if len(orders) > 1:
+        raise ModelError(
+            f"model {model.name}: at every quality the tables of z must have the same order"
+        )
     y = rans_tables.subset(model.tables, 0, first)
-    order = tuple(int(number) - first for number in model.z_tables)
     tensor = _index(plan)
     m = tensor.channels
     return (
-        Substream(z, order, len(order), len(order)),
-        Substream(y, (), m, m * tensor.scale**2),
+        Substream(
+            tuple(_neighbours(model, row) for row in rows), *orders, *[model.z_channels] * 2
+        ),
+        Substream((y,), (), m, m * tensor.scale**2),
     )
+
+
+def _neighbours(model: Model, numbers: NDArray[np.uint16]) -> Tables:
+    """Give the set of tables from the first to the last of these."""
+    first, last = int(numbers.min()), int(numbers.max())
+    return rans_tables.subset(model.tables, first, last - first + 1)
 
 
 def _index(plan: Plan) -> Tensor:
@@ -89,23 +110,48 @@ def stripes_held(plan: Plan, stripe: int) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the entropy coder of a core: shapes of the tables of z and y, and its buffers."""
+    """Sizes of the entropy coder of a core: shapes of the tables of z and y, and its buffers.
+
+    stripes: whose y a decoder holds. ahead: word and depth of the delay where z waits in an encoder.
+    """
 
     shapes: tuple[Any, Any]
     room: Room
-    stripes: int  # whose y a decoder holds
+    stripes: int = 0
+    ahead: tuple[int, int] = (1, 1)
 
 
 def sizes_of(model: Model, plan: Plan, kind: str, stripe: int, bits: float) -> Sizes:
     """Give the sizes of the coder of a core; kind: "encoder" or "decoder"."""
     streams = substreams(model, plan)
     if kind == "encoder":
-        z, y = (rans_tables.encoder_shape(part.tables) for part in streams)
-        return Sizes((z, y), room_for(plan, streams, stripe, bits), 0)
-    rows = (rans_tables.rows_for(part.tables) for part in streams)
-    shapes = [rans_tables.decoder_shape(part.tables, n) for part, n in zip(streams, rows)]
+        z, y = (rans_tables.encoder_shape(*part.levels) for part in streams)
+        room = room_for(plan, streams, stripe, bits)
+        word = delay_word(streams[0].channels, 8, 1)
+        values = z_rows_ahead(plan, room, stripe) * plan.units[1] * streams[0].per_unit
+        return Sizes((z, y), room, ahead=(word, math.ceil(values / word)))
+    rows = (max(map(rans_tables.rows_for, part.levels)) for part in streams)
+    shapes = [rans_tables.decoder_shape(n, *part.levels) for part, n in zip(streams, rows)]
     held = stripes_held(plan, stripe)
-    return Sizes((shapes[0], shapes[1]), room_for(plan, streams, stripe, bits), held)
+    return Sizes((shapes[0], shapes[1]), room_for(plan, streams, stripe, bits), stripes=held)
+
+
+def coding_cycles(room: Room) -> int:
+    """Give the cycles from a stripe's last symbol of y to its first byte: EntropyEncoder's pace."""
+    return room.y_symbols * 3 // 2
+
+
+def z_rows_ahead(plan: Plan, room: Room, stripe: int) -> float:
+    """Give the rows of units of z that an encoder keeps in front of its coder.
+
+    z leaves long before the y of its stripe, and a chunk begins with z but when y is coded. The
+    coder holds two stripes of z; what follows must not wait, for the hyper-synthesis reads it, too.
+    """
+    lines, row = plan.lag_lines, plan.reduction
+    coding = coding_cycles(room) * plan.units[0] * row / plan.cycles
+    first_byte = max(lines.values()) + (stripe - 1) * row + coding
+    third_stripe = lines["h_a.z"] - row + 2 * stripe * row
+    return max(0.0, first_byte - third_stripe) / row + 1  # one for chunks that take their time
 
 
 def coder(
@@ -114,11 +160,12 @@ def coder(
     """Give what the entropy coder of a core takes; kind: "encoder" or "decoder"."""
     sizes = sizes_of(model, plan, kind, stripe, bits)
     if kind == "encoder":
-        found = encoder_memories(*sizes.shapes, sizes.room)
+        word, depth = sizes.ahead
+        found = encoder_memories(*sizes.shapes, sizes.room) | {Z_AHEAD: (8 * word, depth)}
     else:
         found = decoder_memories(*sizes.shapes, sizes.room, sizes.stripes)
     memories = tuple(Memory(CODER, role, *size) for role, size in found.items())
-    cycles = sizes.room.y_symbols * 3 // 2 if kind == "encoder" else 0  # EntropyEncoder's pace
+    cycles = coding_cycles(sizes.room) if kind == "encoder" else 0
     return Coder(memories, CODER_LOGIC[kind], stripe * plan.reduction, cycles)
 
 
@@ -168,10 +215,11 @@ class Encoder(_Core):
         self.first_memory = self.analysis.network.memories
         sizes = sizes_of(model, plan, "encoder", stripe, bits_per_pixel)
         self.shapes = sizes.shapes
+        homes = placement.of(CODER) if placement else {}
+        self.z_ahead = Delay(8, 1, *sizes.ahead, homes.get(Z_AHEAD))
         self.entropy = EntropyEncoder(
-            *sizes.shapes, sizes.room, self.analysis.network.bus, self.first_memory,
-            placement.of(CODER) if placement else None,
-        )  # fmt: skip
+            *sizes.shapes, sizes.room, self.analysis.network.bus, self.first_memory, homes
+        )
         ports = {"pixels": self.analysis.signature.members["pixels"]}
         ports |= {"bytes": Out(BYTES), "overflows": Out(stream.Signature(1))}
         self.ports = self._settings(self.analysis, ports)
@@ -180,10 +228,17 @@ class Encoder(_Core):
     def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
         """Give the words of `load` for a model at a quality position."""
         words = self.analysis.network.contents(model.gains(position))
-        memories: list[bytes] = []
-        for part, shape in zip(self.streams, self.shapes):
-            memories += rans_tables.encoder_contents(part.tables, shape)
-        return np.concatenate([words, blocks(enumerate(memories, self.first_memory))])
+        memories = [*self.z_contents(model, position), *self._y_contents()]
+        return np.concatenate([words, blocks(memories)])
+
+    def z_contents(self, model: Model, position: int) -> Contents:
+        """Give those memories of the coder that depend on the quality: the tables of z."""
+        tables = _neighbours(model, model.tables_at(position))
+        return numbered(rans_tables.encoder_contents(tables, self.shapes[0]), self.first_memory)
+
+    def _y_contents(self) -> Contents:
+        tables = rans_tables.encoder_contents(self.streams[1].levels[0], self.shapes[1])
+        return numbered(tables, self.first_memory + 2)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -197,8 +252,10 @@ class Encoder(_Core):
         z_part, y_part = self.streams
         units = (self.unit_rows, self.unit_columns, self.stripe)
 
-        m.submodules.z_one = z = Relane(8, lanes, 1)
-        connect(m, analysis.h_a_z, z.input)
+        m.submodules.z_one = z_one = Relane(8, lanes, 1)
+        m.submodules.z_ahead = z = self.z_ahead
+        connect(m, analysis.h_a_z, z_one.input)
+        connect(m, z_one.output, z.input)
         z_ends = StripeEnds(m, "z", z_part.per_unit, *units)
         table = channel_table(m, "z", z_part, z_ends.step)
         m.d.comb += [
@@ -268,10 +325,17 @@ class Decoder(_Core):
     def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
         """Give the words of `load` for a model at a quality position."""
         words = self.synthesis.network.contents(model.gains(position))
-        memories: list[bytes] = []
-        for part, shape in zip(self.streams, self.shapes):
-            memories += rans_tables.decoder_contents(part.tables, shape)
-        return np.concatenate([words, blocks(enumerate(memories, self.first_memory))])
+        memories = [*self.z_contents(model, position), *self._y_contents()]
+        return np.concatenate([words, blocks(memories)])
+
+    def z_contents(self, model: Model, position: int) -> Contents:
+        """Give those memories of the coder that depend on the quality: the tables of z."""
+        tables = _neighbours(model, model.tables_at(position))
+        return numbered(rans_tables.decoder_contents(tables, self.shapes[0]), self.first_memory)
+
+    def _y_contents(self) -> Contents:
+        tables = rans_tables.decoder_contents(self.streams[1].levels[0], self.shapes[1])
+        return numbered(tables, self.first_memory + 2)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -324,6 +388,11 @@ class Decoder(_Core):
         ]
         connect(m, symbol.output, synthesis.g_s_symbols)
         return m
+
+
+def numbered(memories: Sequence[bytes], first: int) -> Contents:
+    """Give memories numbers from `first` on."""
+    return list(enumerate(memories, first))
 
 
 def channel_table(m: Module, name: str, part: Substream, step: Value) -> Value:

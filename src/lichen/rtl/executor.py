@@ -281,7 +281,7 @@ class RtlCoder:
     def decoder(self) -> Simulation:
         if self.lanes > DEPTH:
             raise UnsupportedError(f"the decoder core has up to {DEPTH} lanes, not {self.lanes}")
-        shape = rans_tables.decoder_shape(self.tables, ROWS)
+        shape = rans_tables.decoder_shape(ROWS, self.tables)
         try:
             contents = rans_tables.decoder_contents(self.tables, shape)
         except ModelError as error:

@@ -151,9 +151,10 @@ def subset(tables: Tables, first: int, count: int) -> Tables:
     )
 
 
-def encoder_shape(tables: Tables) -> EncoderShape:
-    """Give the least shape that holds a set of tables."""
-    return EncoderShape(Coder(tables.precision), len(tables), int(tables.lengths.sum()))
+def encoder_shape(*sets: Tables) -> EncoderShape:
+    """Give the least shape that holds any of these sets of tables."""
+    count, entries = (max(map(size, sets)) for size in (len, lambda t: int(t.lengths.sum())))
+    return EncoderShape(Coder(sets[0].precision), count, entries)
 
 
 def encoder_contents(tables: Tables, shape: EncoderShape) -> tuple[bytes, bytes]:
@@ -177,9 +178,9 @@ def encoder_contents(tables: Tables, shape: EncoderShape) -> tuple[bytes, bytes]
     return _content(shape.descriptor_bits, descriptors), _content(shape.entry_bits, entries)
 
 
-def decoder_shape(tables: Tables, rows: int) -> DecoderShape:
-    """Give the shape of a decoder with `rows` rows for a set of tables."""
-    return DecoderShape(Coder(tables.precision), len(tables), rows)
+def decoder_shape(rows: int, *sets: Tables) -> DecoderShape:
+    """Give the shape of a decoder with `rows` rows for any of these sets of tables."""
+    return DecoderShape(Coder(sets[0].precision), max(map(len, sets)), rows)
 
 
 def rows_for(tables: Tables) -> int:
