@@ -40,6 +40,7 @@ from lichen.models.layers import (
     ResidualBlock,
     Stack,
     Sum,
+    round_ste,
 )
 from lichen.models.priors import (
     SCALE_LEVELS,
@@ -281,10 +282,10 @@ class Student(QuantizableModel):
         gain, inverse_gain = self.gains(position)
         v = self.latent.finish(self.analyse(x) * gain)
         z = self.hyper_analyse(v).float()
-        z_hat = z + (torch.round(z) - z).detach()
+        z_hat = round_ste(z)
         mean, index = self.hyper_synthesise(z_hat)
         residual = v - mean
-        symbols = residual + (torch.round(residual) - residual).detach()
+        symbols = round_ste(residual)
         y_hat = self.dequantized.finish((symbols + mean) * inverse_gain)
         level = self.level(position)
         z_likelihood = self.prior.likelihood(z_hat, level=level)

@@ -99,7 +99,7 @@ class SOAP(torch.optim.Optimizer):
         direction = state["mean"] / (state["square"].sqrt() + group["eps"])
         if beta1 == beta2:  # by Cauchy and Schwarz at most 1, but where the basis has just turned
             direction.clamp_(-1.0, 1.0)
-        parameter.sub_(size * self._rotate_back(direction, state).view(parameter.shape))
+        parameter.sub_(size * self._rotate(direction, state, back=True).view(parameter.shape))
         self._add_moments(state, grad, group["shampoo_beta"])
         if count % group["every"] == 0:
             self._turn(state)
@@ -113,7 +113,7 @@ class SOAP(torch.optim.Optimizer):
 
     def _turn(self, state: dict[str, Any]) -> None:
         """Bring the bases nearer to the eigenvectors; averages follow them."""
-        mean = self._rotate_back(state["mean"], state)
+        mean = self._rotate(state["mean"], state, back=True)
         for side in (0, 1):
             if f"moment{side}" not in state:
                 continue
@@ -125,22 +125,15 @@ class SOAP(torch.optim.Optimizer):
             state[f"basis{side}"] = torch.linalg.qr(product[:, order])[0].to(self.dtype)
         state["mean"] = self._rotate(mean, state)
 
-    def _rotate(self, x: Tensor, state: dict[str, Any]) -> Tensor:
+    def _rotate(self, x: Tensor, state: dict[str, Any], back: bool = False) -> Tensor:
+        """Give x in the bases, or from there back in the plain one."""
         if "basis0" not in state and "basis1" not in state:
             return x
         y = x.to(self.dtype)
         if "basis0" in state:
-            y = state["basis0"].to(self.dtype).T @ y
+            basis = state["basis0"].to(self.dtype)
+            y = (basis if back else basis.T) @ y
         if "basis1" in state:
-            y = y @ state["basis1"].to(self.dtype)
-        return y.to(x.dtype)
-
-    def _rotate_back(self, x: Tensor, state: dict[str, Any]) -> Tensor:
-        if "basis0" not in state and "basis1" not in state:
-            return x
-        y = x.to(self.dtype)
-        if "basis0" in state:
-            y = state["basis0"].to(self.dtype) @ y
-        if "basis1" in state:
-            y = y @ state["basis1"].to(self.dtype).T
+            basis = state["basis1"].to(self.dtype)
+            y = y @ (basis.T if back else basis)
         return y.to(x.dtype)

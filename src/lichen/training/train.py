@@ -108,18 +108,19 @@ class Trainer:
         weights = {
             f"{name}.weight" for name, m in self.model.named_modules() if isinstance(m, Weighted)
         }
-        named = [(n, p) for n, p in self.model.named_parameters() if not n.endswith("quantiles")]
         student = isinstance(self.model, Student)
-        groups: list[dict[str, Any]] = []
-        for linear in (False, True):
+        kinds: dict[tuple[float, bool], list[Tensor]] = {}  # of equal steps and rotation
+        for factor in (1.0, LINEAR_FACTOR):
             for matrix in (True, False):
-                chosen = [
-                    p
-                    for n, p in named
-                    if (student and "linear" in n) == linear and (n in weights) == matrix
-                ]
-                factor = LINEAR_FACTOR if linear else 1.0
-                groups.append({"params": chosen, "factor": factor, "rotate": matrix})
+                kinds[factor, matrix] = []
+        for name, parameter in self.model.named_parameters():
+            if not name.endswith("quantiles"):
+                factor = LINEAR_FACTOR if student and "linear" in name else 1.0
+                kinds[factor, name in weights].append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": chosen, "factor": factor, "rotate": matrix}
+            for (factor, matrix), chosen in kinds.items()
+        ]
         groups += [
             {"params": list(extra.parameters()), "factor": 1.0, "rotate": False}
             for extra in self.extras
