@@ -112,7 +112,7 @@ def stripes_held(plan: Plan, stripe: int) -> int:
 class Sizes:
     """Sizes of the entropy coder of a core: shapes of the tables of z and y, and its buffers.
 
-    stripes: whose y a decoder holds. ahead: word and depth of the delay where z waits in an encoder.
+    stripes: whose y a decoder holds. ahead: word and depth of the delay where an encoder's z waits.
     """
 
     shapes: tuple[Any, Any]
