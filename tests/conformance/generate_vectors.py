@@ -32,7 +32,7 @@ from lichen import model as models
 from lichen.api import Codec
 from lichen.conformance import FORMAT, KINDS, Recorder, digest_of_array, digests_of_picture
 from lichen.executors import Executor, ReferenceExecutor
-from lichen.model import Model
+from lichen.model import GAIN_ROWS, ROW_STEP, Model
 from lichen.picture import from_image
 from lichen.program import file as program_file
 from lichen.program import run
@@ -143,6 +143,13 @@ def encoded_cases(out: Set) -> None:
             out.encoded(f"position-{position}-{name}", name, source, quality=quality, digest=True)
     for position in (1, 15, 16, 17, 799):
         out.encoded(f"position-{position}-student", "student", source, quality=position / 8)
+    for name in tiny:  # the last position of a row of tables, and the first of the next
+        tables = out.model(name)[1].z_tables
+        if tables.ndim == 1:
+            continue
+        changes = [k for k in range(1, GAIN_ROWS) if not np.array_equal(tables[k], tables[k - 1])]
+        for position in (k * ROW_STEP - ROW_STEP // 2 - d for k in changes[:1] for d in (1, 0)):
+            out.encoded(f"position-{position}-{name}", name, source, quality=position / 8)
     grey = out.picture("grey-30x21", smooth(21, 30)[..., 1])
     for name in tiny:
         out.encoded(f"grey-{name}", name, grey, quality=70, digest=True)
