@@ -9,6 +9,7 @@ from tiny_codec import model as tiny_model
 
 from lichen import codec, container
 from lichen.executors import ReferenceExecutor
+from lichen.model import Model
 from lichen.rtl import fold, graph
 from lichen.rtl.codec import Decoder, Encoder
 from lichen.rtl.core import to_beats
@@ -27,19 +28,19 @@ def _picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.
     return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def _stream(pixels: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.uint8]]:
+def _stream(pixels: NDArray[np.uint8], model: Model = MODEL) -> tuple[bytes, NDArray[np.uint8]]:
     """Give the chunks that follow a stream's start, and the decoded pixels, of the CPU codec."""
     executor = ReferenceExecutor()
-    analysis = codec.analyse(MODEL, executor, pixels)
-    coded = codec.encode_hyperprior(MODEL, executor, analysis, POSITION, STRIPE)
+    analysis = codec.analyse(model, executor, pixels)
+    coded = codec.encode_hyperprior(model, executor, analysis, POSITION, STRIPE)
     height, width = pixels.shape[:2]
     header = container.Header(
-        width, height, 3, alpha=False, digest=False, order=1, weights=MODEL.digest,
+        width, height, 3, alpha=False, digest=False, order=1, weights=model.digest,
         position=POSITION, stripe=STRIPE,
     )  # fmt: skip
     data = container.write(container.Stream(header, coded.stripes))
     start = 6 + data[5] + 4  # magic, version, length, header, CRC
-    decoded = codec.decode_hyperprior(MODEL, executor, header, coded.stripes)
+    decoded = codec.decode_hyperprior(model, executor, header, coded.stripes)
     return data[start:], decoded
 
 
@@ -136,3 +137,44 @@ def test_decoder_recovers_from_damage(decoder: Simulation) -> None:
         assert result.outputs["framings"][1] == 0
         wanted = to_beats(decoded.transpose(2, 0, 1), 3)[:, 0]
         assert (result.outputs["pixels"][HEIGHT * WIDTH :] == wanted).all()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_pictures_in_a_row_at_the_planned_rate(kind: str) -> None:
+    """With so much z that the entropy coder could hold up what the networks wait for."""
+    height, width = 256, 128
+    model = tiny_model(hyper=96)
+    target = fold.Target(width, height, 60, clock_hz=int(4.8 * width * height * 60))
+    plan = fold.fold(getattr(graph, kind)(model.programs), target)
+    core = (Encoder if kind == "encoder" else Decoder)(model, plan)
+    simulation = Simulation(core, f"paced_{kind}_core")
+    _settings(simulation, height, width)
+    simulation.run({"load": core.contents(model, POSITION)}, {})
+    picture = _picture(9, height, width)
+    data, decoded = _stream(picture, model)
+    stripes = height // 64
+
+    def end_of(count: int) -> int:
+        """Give the cycle in which the last of so many pictures ends; compare them."""
+        _settings(simulation, height, width)
+        if kind == "encoder":
+            given = {"pixels": _beats(picture)}
+            wanted, beside = {"bytes": _bytes(data[:-END_BYTES])}, {"overflows": stripes}
+        else:
+            given = {"bytes": _bytes(data)}
+            wanted = {"pixels": _beats(decoded)}
+            beside = {"framings": 1, "z_statuses": stripes, "y_statuses": stripes}
+        result = simulation.run(
+            {name: np.tile(beats, count) for name, beats in given.items()},
+            {**{n: count * len(b) for n, b in wanted.items()},
+             **{n: count * some for n, some in beside.items()}},
+        )  # fmt: skip
+        for name, beats in wanted.items():
+            assert (result.outputs[name] == np.tile(beats, count)).all()
+        return result.cycles
+
+    assert abs((end_of(2) - end_of(1)) / plan.cycles - 1) < 0.02
+
+
+def _beats(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    return to_beats(pixels.transpose(2, 0, 1), 3)[:, 0]

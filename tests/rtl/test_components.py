@@ -60,6 +60,9 @@ CONVOLUTIONS: dict[str, tuple[ops.Conv, Any, int, int, Folding, int, int, int, F
              Folding(1, 1, 3, 4), 1, 5, 7, "packed"),
     "lines": (random_conv(RNG, 8, 4, 3, 1, "u8", (5, 8)), "u8", 1, 2,
               Folding(2, 2, 2, 4, 2), 2, 6, 9, "plain"),
+    # Two places in the tile buffer would not be enough.
+    "brief": (random_conv(RNG, 4, 8, 3, 1, "s8", (6, 9)), "u8", 1, 1,
+              Folding(4, 2, 8, 8, 2), 2, 6, 16, "plain"),
 }  # fmt: skip
 
 

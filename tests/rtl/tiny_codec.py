@@ -15,10 +15,10 @@ WIDTH, LATENTS, HYPER = 4, 6, 2
 TABLES = 8  # of the latents
 
 
-def programs(seed: int = 5) -> dict[str, Program]:
-    """Give g_a, h_a, h_s, quantize and g_s."""
+def programs(seed: int = 5, hyper: int = HYPER) -> dict[str, Program]:
+    """Give g_a, h_a, h_s, quantize and g_s; hyper: channels of z."""
     rng = np.random.default_rng(seed)
-    n, m, z = WIDTH, LATENTS, HYPER
+    n, m, z = WIDTH, LATENTS, hyper
 
     def conv(y: str, x: str, o: int, i: int, k: int, s: int, dtype: DType, shift: int) -> Conv:
         return random_conv(rng, o, i, k, s, dtype, (shift, shift + 2), (y, x))
@@ -131,22 +131,22 @@ def run_all(
     }  # fmt: skip
 
 
-def model(seed: int = 5) -> Model:
+def model(seed: int = 5, hyper: int = HYPER) -> Model:
     """Give a whole model: the Programs, tables that suit them a little, and gains.
 
     z has tables of its own in each third of the qualities.
     """
     rng = np.random.default_rng(seed)
-    z_scales = [*np.linspace(10, 20, HYPER), *np.linspace(18, 24, HYPER), *[12.0] * HYPER]
+    z_scales = [*np.linspace(10, 20, hyper), *np.linspace(18, 24, hyper), *[12.0] * hyper]
     tables = Tables.gaussian([*np.geomspace(2, 30, TABLES), *z_scales], 12)
     levels = np.arange(GAIN_ROWS) * 3 // GAIN_ROWS
     return Model(
         "tiny",
         "hyperprior",
         64,
-        programs(seed),
+        programs(seed, hyper),
         tables,
-        (TABLES + HYPER * levels[:, None] + np.arange(HYPER)[::-1]).astype(np.uint16),
+        (TABLES + hyper * levels[:, None] + np.arange(hyper)[::-1]).astype(np.uint16),
         rng.integers(1, 32768, (GAIN_ROWS, LATENTS)).astype(np.int16),
         rng.integers(1, 600, (GAIN_ROWS, LATENTS)).astype(np.int16),
         digest=bytes(8),

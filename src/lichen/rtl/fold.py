@@ -333,11 +333,11 @@ def _plan(
 
 def stage_memories(name: str, layer: Layer, folding: Folding, columns: int) -> tuple[Memory, ...]:
     """The memories of a convolution, its patch excepted."""
-    half = folding.pixels * layer.outputs // layer.passes // folding.beat
+    tiles = layers.tile_slots(layer, folding) * layers.drain_cycles(layer, folding)
     return (
         ring_memory(name, layer, folding, columns),
         weight_memory(name, layer, folding),
-        Memory(name, "tile", folding.beat * BITS[layer.y], 2 * half),
+        Memory(name, "tile", folding.beat * BITS[layer.y], tiles),
         Memory(
             name,
             "parameters",

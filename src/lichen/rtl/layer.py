@@ -112,18 +112,35 @@ def weight_words(layer: Layer, folding: Folding) -> int:
 
 
 LOAD_OVERHEAD = 6  # decisions before a load, and the way through the line memory after it
+SUM_LATENCY = 12  # cycles beside `lanes` from an array's last beat to the first value that it gives
+
+
+def drain_cycles(layer: Layer, folding: Folding) -> int:
+    """Cycles in which a group, of one pass, leaves the tile buffer."""
+    return folding.pixels * layer.outputs // layer.passes // folding.beat
+
+
+def group_pace(layer: Layer, folding: Folding) -> int:
+    """Cycles per group: the array's, or the window buffer's, or the output's where it is more."""
+    return max(
+        group_cycles(layer, folding), load_cycles(layer, folding), drain_cycles(layer, folding)
+    )
+
+
+def tile_slots(layer: Layer, folding: Folding) -> int:
+    """Groups that the tile buffer holds: as many as are on the way from their start to their end.
+
+    A group takes its place when the array begins it, and leaves it when its last value is out.
+    """
+    last_tile = folding.pixels * folding.outputs // folding.beat + folding.lanes + SUM_LATENCY
+    on_the_way = group_cycles(layer, folding) + last_tile + drain_cycles(layer, folding)
+    return max(2, ceil(on_the_way / group_pace(layer, folding)))
 
 
 def frame_cycles(layer: Layer, folding: Folding, rows: int, columns: int) -> int:
-    """Cycles per frame in steady state; rows and columns are those of the layer's input.
-
-    The array's cycles, or the window buffer's, or the output's where those are more.
-    """
-    positions = columns // layer.stride[1]
-    groups = ceil(positions / folding.pixels)
-    drain = folding.pixels * layer.outputs // layer.passes // folding.beat
-    longest = max(group_cycles(layer, folding), load_cycles(layer, folding), drain)
-    return rows // layer.stride[0] * layer.passes * groups * longest
+    """Cycles per frame in steady state; rows and columns are those of the layer's input."""
+    groups = ceil(columns // layer.stride[1] / folding.pixels)
+    return rows // layer.stride[0] * layer.passes * groups * group_pace(layer, folding)
 
 
 def multipliers(folding: Folding) -> int:

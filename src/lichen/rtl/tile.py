@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,9 +15,9 @@ from lichen.rtl.leaf import Home, Memory
 class TileBuffer(wiring.Component):
     """Write tile by tile, pixel by pixel; read pixel by pixel, channel by channel.
 
-    Two halves, a group (in one pass) in each. `room`: a half is free; `start` takes it, as the
-    group begins to be computed, so that nothing on the way has to wait. Positions of a group
-    beyond the end of its row are dropped.
+    `layers.tile_slots` places, a group (in one pass) in each. `room`: a place is free; `start`
+    takes it, as the group begins to be computed, so that nothing on the way has to wait. Positions
+    of a group beyond the end of its row are dropped.
 
     columns: of the layer's input. Throughput: one beat per cycle in and out. Latency: two cycles
     after the group's last value.
@@ -45,19 +45,19 @@ class TileBuffer(wiring.Component):
         layer, folding = self.layer, self.folding
         tile_beats = folding.outputs // folding.beat
         pixel_beats = tile_beats * layers.tiles(layer, folding)  # of one position
-        half_beats = pixel_beats * folding.pixels
-        memory = Memory(self.bits, 2 * half_beats, home=self.home)
+        slots, slot_beats = layers.tile_slots(layer, folding), pixel_beats * folding.pixels
+        memory = Memory(self.bits, slots * slot_beats, home=self.home)
         m.submodules.memory = memory.instance()
 
-        free, full = Signal(range(3), init=2), Signal(range(3))
+        free, full = Signal(range(slots + 1), init=slots), Signal(range(slots + 1))
         filled, released = Signal(), Signal()
         m.d.comb += self.room.eq(free != 0)
         m.d.sync += [free.eq(free - self.start + released), full.eq(full + filled - released)]
 
         # In: `first` is the place of the tile in its first pixel.
         b, pixel = Signal(range(max(2, tile_beats))), Signal(range(max(2, folding.pixels)))
-        first, place = Signal(range(2 * half_beats)), Signal(range(2 * half_beats))
-        in_half = Signal()
+        first, place = Signal(range(slots * slot_beats)), Signal(range(slots * slot_beats))
+        following = Signal.like(place, init=slot_beats)  # where the next slot begins
         tile = Signal(range(max(2, layers.tiles(layer, folding))))
         last_b, last_pixel = b == tile_beats - 1, pixel == folding.pixels - 1
         m.d.comb += [
@@ -74,16 +74,16 @@ class TileBuffer(wiring.Component):
                     m.d.sync += [pixel.eq(0), tile.eq(tile + 1)]
                     m.d.sync += [place.eq(first + tile_beats), first.eq(first + tile_beats)]
                     with m.If(tile == layers.tiles(layer, folding) - 1):
-                        following = Mux(in_half, 0, half_beats)
-                        m.d.sync += [tile.eq(0), in_half.eq(~in_half)]
-                        m.d.sync += [place.eq(following), first.eq(following)]
+                        m.d.sync += [tile.eq(0), place.eq(following), first.eq(following)]
+                        m.d.sync += following.eq(_after(following, slots, slot_beats))
                         m.d.comb += filled.eq(1)
 
         # Out: beat `word` of a position.
-        word, out_half = Signal(range(max(2, pixel_beats))), Signal()
+        word = Signal(range(max(2, pixel_beats)))
         out_pixel = Signal(range(max(2, folding.pixels)))
         next_column = Signal(len(self.columns) + 1, init=layer.stride[1])
-        at, valid = Signal(range(2 * half_beats)), Signal()
+        at, valid = Signal.like(place), Signal()
+        next_slot = Signal.like(place, init=slot_beats)
         advance, reading = Signal(), Signal()
         row_ends = next_column >= self.columns
         m.d.comb += [
@@ -104,7 +104,12 @@ class TileBuffer(wiring.Component):
                 with m.If(row_ends):
                     m.d.sync += next_column.eq(layer.stride[1])
                 with m.If(row_ends | (out_pixel == folding.pixels - 1)):
-                    m.d.sync += [out_pixel.eq(0), out_half.eq(~out_half)]
-                    m.d.sync += at.eq(Mux(out_half, 0, half_beats))
+                    m.d.sync += [out_pixel.eq(0), at.eq(next_slot)]
+                    m.d.sync += next_slot.eq(_after(next_slot, slots, slot_beats))
                     m.d.comb += released.eq(1)
         return m
+
+
+def _after(place: Signal, slots: int, beats: int) -> Value:
+    """The slot behind the one that begins at `place`."""
+    return Mux(place == (slots - 1) * beats, 0, place + beats)
