@@ -76,9 +76,7 @@ def substreams(model: Model, plan: Plan) -> tuple[Substream, Substream]:
     tensor = _index(plan)
     m = tensor.channels
     return (
-        Substream(
-            tuple(_neighbours(model, row) for row in rows), *orders, *[model.z_channels] * 2
-        ),
+        Substream(tuple(_neighbours(model, row) for row in rows), *orders, *[model.z_channels] * 2),
         Substream((y,), (), m, m * tensor.scale**2),
     )
 

@@ -60,7 +60,9 @@ REGISTERS = (
     Register("height", 0x28, "write", 16, "lines of the picture"),
     Register("stripe", 0x2C, "write", 11, "rows of 64 lines in a stripe, 1..1024", 1),
     Register("stripes", 0x30, "write", 16, "stripes of the picture", 1),
-    Register("position", 0x34, "write", 10, "quality * 8, 0..800; its gains and z's tables are loaded"),
+    Register(
+        "position", 0x34, "write", 10, "quality * 8, 0..800; its gains and z's tables are loaded"
+    ),
     Register("digest_low", 0x38, "write", 32, "digest of the weights in the core, bytes 0..3"),
     Register("digest_high", 0x3C, "write", 32, "bytes 4..7; the driver writes both after loading"),
     Register("load", 0x40, "stream", 32, "a word of the load stream: weights, tables, gains"),
