@@ -13,10 +13,11 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="quantising needs the [train] extra")
 pytest.importorskip("safetensors", reason="quantising needs the [train] extra")
 
+from lichen import container  # noqa: E402
 from lichen.api import Codec  # noqa: E402
 from lichen.cli import main  # noqa: E402
 from lichen.errors import LichenError  # noqa: E402
-from lichen.frugal import adaround, equalize, quantize, ranges, sensitivity  # noqa: E402
+from lichen.frugal import adaround, equalize, fit_tables, quantize, ranges, sensitivity  # noqa: E402
 from lichen.frugal.quantize import Plan, Snapshot, post_training  # noqa: E402
 from lichen.frugal.ranges import Loss  # noqa: E402
 from lichen.lower import lower  # noqa: E402
@@ -379,6 +380,39 @@ def test_the_same_seed_gives_the_same_integers():
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("kind", ["student", "balle2016", "minnen2020"])
+def test_counted_tables_take_fewer_bits(kind):
+    """They code the same symbols, sizes of tables stay, and a rare symbol can still be coded."""
+    model = network(kind)
+    post_training(model, [photographs()], Plan(methods=("ranges",)))
+    before = from_bytes(lower(model, "x", {}).to_bytes())
+    after, change = fit_tables.fit(before, [photographs(4, seed=1)], [photographs(2, seed=2)])
+    assert change < 0.99
+    assert np.array_equal(before.tables.lengths, after.tables.lengths)
+    assert np.array_equal(before.tables.offsets, after.tables.offsets)
+    assert after.tables.frequencies.min() >= 1
+    after = from_bytes(after.to_bytes())
+    sizes = {}
+    for name, made in (("before", before), ("after", after)):
+        sizes[name] = 0
+        for pixels in fit_tables.pixels_of([photographs(2, seed=2)]):
+            stream = Codec(made).encode(from_array(pixels), quality=50.0)
+            sizes[name] += sum(len(z) + len(y) for z, y in container.read(stream.data).stripes)
+            decoded = Codec(made).decode(stream.data).pixels
+            assert np.array_equal(decoded, Codec(before).decode(
+                Codec(before).encode(from_array(pixels), quality=50.0).data).pixels)  # fmt: skip
+    assert sizes["after"] < sizes["before"]
+
+
+def test_tables_that_do_not_help_are_not_taken():
+    model = network("student")
+    post_training(model, [photographs()], Plan(methods=("ranges",)))
+    before = from_bytes(lower(model, "x", {}).to_bytes())
+    flat = torch.full((8, 3, 64, 64), 0.25)
+    after, change = fit_tables.fit(before, [flat], [photographs(2, seed=2)])
+    assert change > 1 and after is before
+
+
 def test_a_snapshot_restores_widths_grids_and_types():
     model = network("relu")
     post_training(model, [photographs()], Plan(bits=5, methods=("ranges",)))
@@ -411,7 +445,8 @@ def test_the_command_writes_a_model_that_codes(tmp_path, folder, capsys):
     assert model.digest.hex() == told["weights"]
     said = json.loads(model.metadata["quantization"])
     assert said["layers"] == bits and min(bits.values()) < 8
-    assert said["steps"] == [step["step"] for step in told["steps"] if step["kept"]]
+    kept = [step["step"] for step in told["steps"] if step["kept"]]
+    assert said["steps"] == kept + ["tables"] * (told["tables"] < 1)
     program = model.programs["g_a"]
     for op in program.ops:
         if isinstance(op, ops.Conv) and op.output in bits:

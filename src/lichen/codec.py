@@ -44,6 +44,8 @@ Z_LANES, Y_LANES = 1, 4
 DEFAULT_STRIPE = 8  # rows of z: 512 lines. Each stripe costs about 30 bytes
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
+# symbols, numbers of their tables, tables, lanes -> a substream
+Coder = Callable[..., bytes]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def encode_hyperprior(
     position: int,
     stripe: int = DEFAULT_STRIPE,
     threads: int = 1,
+    coder: Coder = entropy.encode,
 ) -> Coded:
     """Quantise and entropy-code latents at a quality position 0..800."""
     gain = {"gain": model.gains(position)["gain"]}
@@ -99,10 +102,8 @@ def encode_hyperprior(
         z = _interleave(latents["z"][:, first : first + per_stripe])
         rows = slice(first * per_row, (first + per_stripe) * per_row)
         return (
-            entropy.encode(
-                z.astype(np.int16), np.resize(tables, len(z)), model.tables, lanes=Z_LANES
-            ),
-            entropy.encode(
+            coder(z.astype(np.int16), np.resize(tables, len(z)), model.tables, lanes=Z_LANES),
+            coder(
                 _interleave(symbols[:, rows]),
                 _interleave(hyper["index"][:, rows]),
                 model.tables,
@@ -146,6 +147,7 @@ def encode_factorised(
     position: int,
     stripe: int = DEFAULT_STRIPE,
     threads: int = 1,
+    coder: Coder = entropy.encode,
 ) -> Coded:
     """Quantise and entropy-code latents at a quality position 0..800."""
     gain = {"gain": model.gains(position)["gain"]}
@@ -155,7 +157,7 @@ def encode_factorised(
     def code(first: int) -> tuple[bytes, bytes]:
         flat = _interleave(symbols[:, first : first + per_stripe])
         indices = np.resize(tables, len(flat))
-        return b"", entropy.encode(flat, indices, model.tables, lanes=Y_LANES)
+        return b"", coder(flat, indices, model.tables, lanes=Y_LANES)
 
     stripes = tuple(_map(code, range(0, symbols.shape[1], per_stripe), threads))
     return Coded(position, stripe, stripes, {"symbols": symbols})
@@ -190,6 +192,7 @@ def encode_channelwise(
     position: int,
     stripe: int = DEFAULT_STRIPE,
     threads: int = 1,
+    coder: Coder = entropy.encode,
 ) -> Coded:
     """Quantise and entropy-code latents slice by slice at a quality position 0..800."""
     tensors = {"y": analysis.y}
@@ -213,8 +216,8 @@ def encode_channelwise(
             for parts in zip(*slices, strict=True)
         )
         return (
-            entropy.encode(flat, np.resize(tables, len(flat)), model.tables, lanes=Z_LANES),
-            entropy.encode(symbols, indices, model.tables, lanes=Y_LANES),
+            coder(flat, np.resize(tables, len(flat)), model.tables, lanes=Z_LANES),
+            coder(symbols, indices, model.tables, lanes=Y_LANES),
         )
 
     stripes = tuple(_map(code, range(0, z.shape[1], per_stripe), threads))
@@ -274,14 +277,15 @@ def encode(
     position: int,
     stripe: int = DEFAULT_STRIPE,
     threads: int = 1,
+    coder: Coder = entropy.encode,
 ) -> Coded:
     """Encode by the model's decoding order."""
     if model.order == "factorised":
-        return encode_factorised(model, executor, analysis, position, stripe, threads)
+        return encode_factorised(model, executor, analysis, position, stripe, threads, coder)
     if model.order == "hyperprior":
-        return encode_hyperprior(model, executor, analysis, position, stripe, threads)
+        return encode_hyperprior(model, executor, analysis, position, stripe, threads, coder)
     if model.order == "channel-wise":
-        return encode_channelwise(model, executor, analysis, position, stripe, threads)
+        return encode_channelwise(model, executor, analysis, position, stripe, threads, coder)
     raise ModelError(f"encoding order {model.order!r} is not supported by this build")
 
 

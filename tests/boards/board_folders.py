@@ -60,8 +60,9 @@ def write(
         target.write_text(text, encoding="utf-8")
     for name in cores:
         words = np.arange(9, dtype=np.uint32)
+        z_tables = (((7, bytes(8)),),)
         image = CoreImage(
-            name, 0x1234ABCD, "student-s", bytes(8), 64, words, (), 1, (((7, bytes(8)),),), (0,) * 51,
+            name, 0x1234ABCD, "student-s", bytes(8), 64, words, (), 1, z_tables, (0,) * 51,
             (1 << 20,),
         )  # fmt: skip
         (root / "weights").mkdir(exist_ok=True)

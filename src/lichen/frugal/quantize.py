@@ -25,15 +25,18 @@ from torch import Tensor
 
 from lichen.errors import LichenError
 from lichen.frugal import adaround, equalize, ranges, sensitivity
+from lichen.frugal import fit_tables as tables_fit
 from lichen.frugal.ranges import Loss
+from lichen.model import Model
 from lichen.models.layers import QuantizableModel
 from lichen.training.data import Photographs
 from lichen.training.recipe import Recipe
 from lichen.training.train import Trainer, train
 
-METHODS = ("ranges", "equalise", "bias", "adaround")
+METHODS = ("ranges", "equalise", "bias", "adaround", "tables")
 BATCH = 8  # crops of a batch, spread over the rates
 LOSS_BATCHES = 2  # of the calibration set, that the loss is computed of
+COUNTED = 6  # times as many crops as calibrate give the entropy tables
 QAT_EMA = 0.99  # decay of the averaged weights in quantised training, which is short
 QAT_WARMUP = 20
 Say = Callable[[str], None]
@@ -82,6 +85,7 @@ class Report:
     wide: list[str] = field(default_factory=list)
     weight_bytes: int = 0
     weight_bytes_8: int = 0
+    tables: float | None = None  # bits by counted tables, over those by the old ones
     layers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -124,6 +128,28 @@ def _knowledge(model: QuantizableModel) -> list[tuple[str, int, Tensor | None]]:
         has = isinstance(layer, sensitivity.WEIGHTED)
         found.append((layer.dtype, layer.weight_bits if has else 8, layer.grid if has else None))
     return found
+
+
+def fit_tables(
+    model: Model,
+    photographs: Sequence[Path],
+    batches: Sequence[Tensor],
+    plan: Plan,
+    report: Report,
+    say: Say,
+) -> Model:
+    """Give a lowered model entropy tables from photographs, where the plan has that method.
+
+    batches: the calibration crops, by which it is judged; others are counted.
+    """
+    if "tables" not in plan.methods:
+        return model
+    crops = COUNTED * sum(map(len, batches))
+    counted = calibration(photographs, crops, batches[0].shape[-1], plan.seed + 1)
+    model, report.tables = tables_fit.fit(model, counted, batches, torch.get_num_threads())
+    kept = "" if report.tables < 1 else ", not kept"
+    say(f"tables: {100 * (report.tables - 1):+.2f} % of the bits{kept}")
+    return model
 
 
 def calibration(photographs: Sequence[Path], crops: int, crop: int, seed: int) -> list[Tensor]:
@@ -370,7 +396,8 @@ def metadata(model: QuantizableModel, report: Report, plan: Plan) -> str:
             "weight_bytes": report.weight_bytes,
             "layers": {name: w.weight_bits for name, w in sensitivity.weighted(model).items()},
             "activations_16": report.wide,
-            "steps": [step["step"] for step in report.steps if step["kept"]],
+            "steps": [step["step"] for step in report.steps if step["kept"]]
+            + ["tables"] * (report.tables is not None and report.tables < 1),
             "seed": plan.seed,
         }
     )

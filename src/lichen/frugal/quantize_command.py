@@ -67,11 +67,12 @@ def quantize_command(arguments: argparse.Namespace) -> int:
         if not kept:
             before.restore(model)
     name = arguments.name or arguments.output.stem
+    lowered = quantize.fit_tables(lower(model, name, {}), photographs, batches, plan, report, say)
     facts = {
         "recipe": json.dumps(dataclasses.asdict(made)),
         "quantization": quantize.metadata(model, report, plan),
     }
-    written = lower(model, name, facts).to_bytes()
+    written = dataclasses.replace(lowered, metadata=facts).to_bytes()
     with whole_file(arguments.output) as temporary:
         temporary.write_bytes(written)
     told = {
@@ -108,6 +109,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "layers": report.layers,
         "activations": report.activations,
         "activations_16": report.wide,
+        "tables": report.tables,
     }
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lichen.errors import LichenError
 from lichen.frugal import distill
@@ -300,6 +301,9 @@ def quantise(place: Place, options: dict[str, Any]) -> Made:
     steps = options.get("qat_steps", 0)
     if steps:
         _quantised_steps(place, options, made, network, report)
+    lowered = lower_model(network, place.folder.name, {})
+    batches = _calibration(place, options, plan)
+    lowered = integers.fit_tables(lowered, place.photographs, batches, plan, report, place.report)
     facts = {
         "recipe": json.dumps(asdict(made)),
         "quantization": integers.metadata(network, report, plan),
@@ -308,8 +312,13 @@ def quantise(place: Place, options: dict[str, Any]) -> Made:
         temporary.write_text(json.dumps(as_json(report), indent=1) + "\n")
     model = place.folder / MODEL
     with run.whole_file(model) as temporary:
-        temporary.write_bytes(lower_model(network, place.folder.name, facts).to_bytes())
+        temporary.write_bytes(replace(lowered, metadata=facts).to_bytes())
     return Made(None, model)
+
+
+def _calibration(place: Place, options: Mapping[str, Any], plan: integers.Plan) -> list[Tensor]:
+    crops, crop = options.get("crops", 32), options.get("crop", 256)
+    return integers.calibration(place.photographs, crops, crop, plan.seed)
 
 
 def _plan(options: Mapping[str, Any]) -> integers.Plan:
@@ -346,11 +355,9 @@ def _post_training(
             ) from error
         return _plan(kept["plan"]), integers.Report(**kept["report"])
     plan = _plan(options)
-    crops, crop = options.get("crops", 32), options.get("crop", 256)
-    batches = integers.calibration(place.photographs, crops, crop, plan.seed)
     report = integers.post_training(
         network,
-        batches,
+        _calibration(place, options, plan),
         plan,
         metric=made.metric,
         one_lambda=made.one_lambda,
