@@ -144,7 +144,7 @@ def test_decoder(seed, lanes, precision):
             assert (values == symbols).all()
     data, indices = given[-1]
     sim.run(
-        {"indices": index_beats(indices, t)[:20], "words": word_beats(data)[:24]}, {"symbols": 1}
+        {"indices": index_beats(indices, t)[:20], "words": word_beats(data)[:27]}, {"symbols": 1}
     )
     sim.reset()
     found, statuses, _ = decode(sim, t, given[:9], 0.5)

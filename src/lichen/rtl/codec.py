@@ -29,7 +29,7 @@ from lichen.rtl.entropy_decoder import EntropyDecoder, decoder_memories
 from lichen.rtl.entropy_encoder import EntropyEncoder, Room, encoder_memories
 from lichen.rtl.fold import Coder, Memory, Placement, Plan, Resources, delay_word
 from lichen.rtl.graph import Tensor
-from lichen.rtl.lanes import Relane, connect
+from lichen.rtl.lanes import Relane, connect, sliced
 from lichen.rtl.load import blocks
 from lichen.rtl.pixels import Analysis, Synthesis
 from lichen.rtl.rans_decoder import Status
@@ -360,11 +360,7 @@ class Decoder(_Core):
             entropy.z_indices.payload.eq(Cat(_cut(table, self.shapes[0].tables), z_ends.last)),
         ]
         m.submodules.z_lanes = z = Relane(8, 1, lanes)
-        m.d.comb += [
-            z.input.payload.eq(entropy.z.payload.item[:8]),
-            z.input.valid.eq(entropy.z.valid),
-            entropy.z.ready.eq(z.input.ready),
-        ]
+        sliced(m, "z_symbols", entropy.z, z.input)
         connect(m, z.output, synthesis.h_s_z)
 
         m.submodules.index_one = index = Relane(8, lanes, 1)
@@ -379,11 +375,7 @@ class Decoder(_Core):
             ),
         ]
         m.submodules.symbol_lanes = symbol = Relane(16, 1, lanes)
-        m.d.comb += [
-            symbol.input.payload.eq(entropy.y.payload.item),
-            symbol.input.valid.eq(entropy.y.valid),
-            entropy.y.ready.eq(symbol.input.ready),
-        ]
+        sliced(m, "y_symbols", entropy.y, symbol.input)
         connect(m, symbol.output, synthesis.g_s_symbols)
         return m
 

@@ -28,6 +28,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.entropy.rans import MAX_ESCAPE_GROUPS
 from lichen.entropy.tables import ESCAPE_GROUP_BITS, MAX_SYMBOL, MIN_SYMBOL
+from lichen.rtl.lanes import Slice
 from lichen.rtl.leaf import LUT_RAM, Home, LoadBus, Memory, fill
 from lichen.rtl.rans_tables import BASE_BITS, LENGTH_BITS, SHIFT_STEPS, WAYS, DecoderShape
 from lichen.rtl.stripe_buffer import sequence
@@ -133,18 +134,24 @@ class RansDecoder(wiring.Component):
         """Queue words; know whether every lane can have one, or the end is in sight."""
         layout = word_layout(self.shape.coder.word_bits)
         m.submodules.words = fifo = SyncFIFOBuffered(width=layout.size, depth=self.QUEUE)
-        self.head, self.head_valid, self.pop = data.View(layout, fifo.r_data), fifo.r_rdy, Signal()
-        ends, enough = Signal(range(self.QUEUE + 1)), Signal()
+        # What takes words is known late in a cycle: a register lies between it and the queue.
+        m.submodules.head = head = Slice(layout.size)
+        self.head, self.head_valid = data.View(layout, head.output.payload), head.output.valid
+        self.pop, self.drain = Signal(), Signal()
+        ends, enough = Signal(range(self.QUEUE + 3)), Signal()
         put_end = fifo.w_en & fifo.w_rdy & self.words.p.end
-        take_end = self.pop & self.head.end
+        take_end = self.drain & self.head.end  # nothing else takes an end
         m.d.comb += [
             fifo.w_data.eq(self.words.payload),
             fifo.w_en.eq(self.words.valid),
             self.words.ready.eq(fifo.w_rdy),
-            fifo.r_en.eq(self.pop),
+            head.input.payload.eq(fifo.r_data),
+            head.input.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(head.input.ready),
+            head.output.ready.eq(self.pop),
         ]
         # A pass that commits has a word three cycles later: at most one pass of each lane has
-        # committed and not yet renormalised.
+        # committed and not yet renormalised. Words beside the queue are not counted.
         m.d.sync += [
             ends.eq(ends + put_end - take_end),
             enough.eq((fifo.level > self.lanes) | (ends != 0)),
@@ -429,10 +436,10 @@ class RansDecoder(wiring.Component):
         count = Signal(range(2 * DEPTH))
         final = Signal()  # the last symbol of the substream is done
         damage = Signal()
-        load_pop, drain_pop = Signal(), Signal()
+        load_pop = Signal()
         m.d.comb += [
             final.eq(self.finish_job & self.jobs[self.turn].last),
-            self.pop.eq(self.take | load_pop | drain_pop),
+            self.pop.eq(self.take | load_pop | self.drain),
             self.statuses.payload.eq(status),
         ]
 
@@ -499,7 +506,7 @@ class RansDecoder(wiring.Component):
                 with m.If(final):
                     m.next = "drop"
             with m.State("drop"):
-                m.d.comb += drain_pop.eq(self.head_valid)
+                m.d.comb += self.drain.eq(self.head_valid)
                 with m.If(self.head_valid):
                     with m.If(self.head.end):
                         m.next = "report"
