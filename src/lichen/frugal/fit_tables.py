@@ -46,21 +46,24 @@ class Counter:
 def count(
     model: Model, executor: Executor, pictures: Iterable[codec.Pixels], qualities: int = QUALITIES
 ) -> NDArray[np.int64]:
-    """Count the entries of all tables that pictures (H, W, 3) take: int64 (entries,)."""
-    counter = Counter(model.tables)
+    """Count the entries of all tables that pictures (H, W, 3) take: int64 (qualities, entries)."""
+    counters = [Counter(model.tables) for _ in range(qualities)]
     positions = np.linspace(0, POSITIONS, qualities).round().astype(int)
     for pixels in pictures:
         analysis = codec.analyse(model, executor, pixels)
-        for position in positions:
+        for position, counter in zip(positions, counters, strict=True):
             codec.encode(model, executor, analysis, int(position), coder=counter)
-    return counter.counts
+    return np.stack([counter.counts for counter in counters])
 
 
 def fitted(tables: Tables, counts: NDArray[np.int64], weight: float = WEIGHT) -> Tables:
-    """Give tables of the same sizes that suit counts of their entries.
+    """Give tables of the same sizes that suit counts of their entries (qualities, entries).
 
-    An escape's count is shared by all symbols that the table does not list.
+    All qualities weigh alike: a bit of a low rate is a larger part of it. An escape's count is
+    shared by all symbols that the table does not list.
     """
+    share = 1 / np.maximum(bits(tables, counts), 1.0)
+    counts = (counts * (share / share.mean())[:, None]).sum(axis=0)
     pmfs = []
     for base, length in zip(tables.bases, tables.lengths):
         old = tables.frequencies[base : base + length] / 2.0**tables.precision
@@ -69,9 +72,10 @@ def fitted(tables: Tables, counts: NDArray[np.int64], weight: float = WEIGHT) ->
     return Tables.from_pmf(pmfs, tables.offsets.tolist(), tables.precision)
 
 
-def bits(tables: Tables, counts: NDArray[np.int64]) -> float:
-    """Ideal code length of counted entries, in bits; escaped symbols without their own bits."""
-    return float(-(counts * np.log2(tables.frequencies / 2.0**tables.precision)).sum())
+def bits(tables: Tables, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ideal code lengths of counted entries (qualities, entries), without escaped symbols' own."""
+    lengths: NDArray[np.float64] = counts @ -np.log2(tables.frequencies / 2.0**tables.precision)
+    return lengths
 
 
 def fit(
@@ -79,13 +83,13 @@ def fit(
 ) -> tuple[Model, float]:
     """Give the model with tables that suit crops, and the bits of other crops, new over old.
 
-    counted, watched: batches (B, 3, H, W) in -1..1, as training has them. Where the watched crops
-    would take more bits, the model stays as it is.
+    counted, watched: batches (B, 3, H, W) in -1..1, as training has them. The ratio is the mean
+    of those at all qualities. Where it is 1 or more, the model stays as it is.
     """
     executor = executors.best(threads)
     tables = fitted(model.tables, count(model, executor, pixels_of(counted)))
     seen = count(model, executor, pixels_of(watched))
-    change = bits(tables, seen) / max(bits(model.tables, seen), 1.0)
+    change = float(np.mean(bits(tables, seen) / np.maximum(bits(model.tables, seen), 1.0)))
     return (dataclasses.replace(model, tables=tables) if change < 1 else model), change
 
 
