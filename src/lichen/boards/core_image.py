@@ -7,7 +7,9 @@ a board needs neither Amaranth nor a minute to find them; for other weights `of_
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -74,10 +76,14 @@ class CoreImage:
             np.savez_compressed(file, about=text, words=self.words, **tables)
 
 
+# What reading a damaged zip may raise, beside the errors of its contents.
+FAULTS = (BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
 def read(path: Path) -> CoreImage:
     """Read what `write` wrote. Raises DeviceError where it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as found:
             about: dict[str, Any] = json.loads(found["about"].tobytes())
             words = found["words"]
             about["z_tables"] = tuple(
@@ -91,7 +97,7 @@ def read(path: Path) -> CoreImage:
             about[name] = tuple(map(int, about[name]))
         about["digest"] = bytes.fromhex(about["digest"])
         return CoreImage(words=words, **about)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+    except (*FAULTS, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise DeviceError(
             f"{path} is damaged ({error}): copy it again, or run `lichen build`"
         ) from error
