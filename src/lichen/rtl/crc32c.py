@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, reduce
 from operator import xor
 
-from amaranth.hdl import Array, Cat, Const, Module, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,18 +38,25 @@ class Crc32c(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         state = Signal(32, init=0xFFFFFFFF)
-        before = Signal(32)
-        m.d.comb += [
-            before.eq(state | self.clear.replicate(32)),
-            self.crc.eq(~state),
-        ]
-        after = [before]
+        m.d.comb += self.crc.eq(~state)
+        after = [state | self.clear.replicate(32)]
         for size in range(1, self.size + 1):
-            value = Signal(32, name=f"after{size}")
-            m.d.comb += value.eq(advance(before, self.data[: 8 * size], size))
-            after.append(value)
+            # Linear: what the state and what the data turn into are added at the end.
+            begun = Const(_advanced(0xFFFFFFFF, size), 32)
+            of_state, of_data = Signal(32, name=f"state{size}"), Signal(32, name=f"data{size}")
+            m.d.comb += [
+                of_state.eq(advance(state, Const(0, 8 * size), size)),
+                of_data.eq(advance(Const(0, 32), self.data[: 8 * size], size)),
+            ]
+            after.append(Mux(self.clear, begun, of_state) ^ of_data)
         m.d.sync += state.eq(Array(after)[self.count])
         return m
+
+
+def _advanced(state: int, size: int) -> int:
+    """Give what a known state turns into by `size` bytes of 0."""
+    masks = _masks(size)
+    return reduce(xor, (masks[j] for j in range(32) if state >> j & 1), 0)
 
 
 def advance(state: Value, data: Value, size: int) -> Value:
