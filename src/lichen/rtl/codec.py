@@ -162,7 +162,10 @@ def coder(
         found = encoder_memories(*sizes.shapes, sizes.room) | {Z_AHEAD: (8 * word, depth)}
     else:
         found = decoder_memories(*sizes.shapes, sizes.room, sizes.stripes)
-    memories = tuple(Memory(CODER, role, *size) for role, size in found.items())
+    # A decoder's rows are addressed by states that are still being put together.
+    memories = tuple(
+        Memory(CODER, role, *size, luts=not role.endswith("rows")) for role, size in found.items()
+    )
     cycles = coding_cycles(sizes.room) if kind == "encoder" else 0
     return Coder(memories, CODER_LOGIC[kind], stripe * plan.reduction, cycles)
 

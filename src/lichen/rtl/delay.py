@@ -47,16 +47,18 @@ class Delay(wiring.Component):
             widen.output.ready.eq(~full),
             put.eq(widen.output.valid & widen.output.ready),
             take.eq(advance & (readable != 0)),
-            memory.write_enable.eq(put),
-            memory.write_address.eq(tail),
-            memory.write_data.eq(widen.output.payload),
             memory.read_enable.eq(advance),
             memory.read_address.eq(head),
             narrow.input.payload.eq(memory.read_data),
             narrow.input.valid.eq(valid[1]),
         ]
         written = Signal()
-        m.d.sync += written.eq(put)
+        m.d.sync += [
+            written.eq(put),
+            memory.write_enable.eq(put),
+            memory.write_address.eq(tail),
+            memory.write_data.eq(widen.output.payload),
+        ]
         m.d.sync += level.eq(level + put - take)
         with m.If(put != take):
             m.d.sync += full.eq(put & (level == depth - 1))

@@ -27,12 +27,16 @@ SHARES = ("bram36", "uram", "lut")
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory as blocks see it: `depth` words of `width` bits."""
+    """A memory as blocks see it: `depth` words of `width` bits.
+
+    luts: LUT RAM may hold it, all or some; not where the address comes late in its cycle.
+    """
 
     stage: str
     role: str  # "ring", "weights", "delay", "tile", "parameters", "gains", or of the entropy coder
     width: int
     depth: int
+    luts: bool = True
 
     @property
     def bits(self) -> int:
@@ -69,9 +73,11 @@ class Memory:
                 continue  # nothing is gained by an UltraRAM that is a quarter full
             rest = self.depth - low
             found.add(Home(low, rest))
+            if not self.luts:
+                continue
             steps = [n for n in (BLOCK_WORDS, LUT_RAM_WORDS) if low or rest >= n]
             found |= {Home(low, rest // n * n) for n in steps}
-        if self.bits <= WHOLE_LUT_RAM_BITS and self.depth <= LUT_RAM_WORDS:
+        if self.luts and self.bits <= WHOLE_LUT_RAM_BITS and self.depth <= LUT_RAM_WORDS:
             found.add(Home(0, 0))
         return tuple(sorted(found, key=lambda home: (home.ultra, home.block)))
 
