@@ -8,7 +8,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lichen.rtl.lanes import connect
+from lichen.rtl.lanes import connect, sliced
 from lichen.rtl.leaf import Home, LoadBus
 from lichen.rtl.rans_push import RansPush
 from lichen.rtl.rans_tables import EncoderShape
@@ -94,7 +94,7 @@ class RansEncoder(wiring.Component):
         connect(m, self.symbol_buffer.output, self.steps.symbols)
         connect(m, self.symbol_buffer.counts, self.steps.counts)
         connect(m, self.steps.steps, self.push.steps)
-        connect(m, self.push.words, self.word_buffer.input)
+        sliced(m, "pushed", self.push.words, self.word_buffer.input)
         connect(m, self.word_buffer.output, self.words)
         connect(m, self.word_buffer.counts, self.counts)
         return m

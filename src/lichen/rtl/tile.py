@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lichen.rtl import layer as layers
-from lichen.rtl.lanes import beat
+from lichen.rtl.lanes import Slice, beat, connect
 from lichen.rtl.layer import BITS, Folding, Layer
 from lichen.rtl.leaf import Home, Memory
 
@@ -19,7 +19,7 @@ class TileBuffer(wiring.Component):
     takes it, as the group begins to be computed, so that nothing on the way has to wait. Positions
     of a group beyond the end of its row are dropped.
 
-    columns: of the layer's input. Throughput: one beat per cycle in and out. Latency: two cycles
+    columns: of the layer's input. Throughput: one beat per cycle in and out. Latency: three cycles
     after the group's last value.
     """
 
@@ -86,13 +86,16 @@ class TileBuffer(wiring.Component):
         next_slot = Signal.like(place, init=slot_beats)
         advance, reading = Signal(), Signal()
         row_ends = next_column >= self.columns
+        # Long logic hangs on `ready`: it is a register's.
+        m.submodules.out = out = Slice(self.bits)
+        connect(m, out.output, self.output)
         m.d.comb += [
-            advance.eq(~valid | self.output.ready),
+            advance.eq(~valid | out.input.ready),
             reading.eq(advance & (full != 0)),
             memory.read_enable.eq(advance),
             memory.read_address.eq(at),
-            self.output.payload.eq(memory.read_data),
-            self.output.valid.eq(valid),
+            out.input.payload.eq(memory.read_data),
+            out.input.valid.eq(valid),
         ]
         with m.If(advance):
             m.d.sync += valid.eq(reading)

@@ -21,7 +21,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from lichen.rtl import layer as layers
-from lichen.rtl.lanes import Relane, Skid, beat, connect
+from lichen.rtl.lanes import Relane, beat, connect
 from lichen.rtl.layer import BITS, Folding, Layer
 from lichen.rtl.leaf import LUT_RAM, Home, Memory
 
@@ -101,10 +101,8 @@ class Window(wiring.Component):
     def _write(self, m: Module) -> None:
         """Write the stream to the ring, and count what is there."""
         ring, size = self.ring, self.ring_words
-        m.submodules.skid = skid = Skid(self.bits * self.lanes)
         m.submodules.relane = relane = Relane(self.bits, self.lanes, self.folding.word)
-        connect(m, self.input, skid.input)
-        connect(m, skid.output, relane.input)
+        connect(m, self.input, relane.input)
         place, word = Signal(range(size)), Signal(range(max(2, self.words)))
         self.oldest = Signal(range(size))  # the ring's last word stays empty: full is not empty
         self.written_row = Signal(range(self.max_rows + 1))
