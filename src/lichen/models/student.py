@@ -253,8 +253,10 @@ class Student(QuantizableModel):
 
     def hyper_analyse(self, v: Tensor) -> Tensor:
         """v -> z before rounding (after it, where quantised), (B, Z, H/64, W/64) or at 1/32."""
-        h = self.hyper_input(v).clamp(-32, 31.75)  # what s8 with exponent 2 holds
-        return self.hyper_analysis(h, self.hyper_input.output_exponent)
+        # bfloat16 would round z, then z round otherwise than in integers
+        with full_precision(v):
+            h = self.hyper_input(v).clamp(-32, 31.75)  # what s8 with exponent 2 holds
+            return self.hyper_analysis(h, self.hyper_input.output_exponent)
 
     def hyper_synthesise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Rounded z -> mean of v, table index (fractional where not quantised)."""
