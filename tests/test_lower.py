@@ -16,7 +16,7 @@ from lichen.models.balle2018 import ScaleHyperprior, scale_thresholds  # noqa: E
 from lichen.models.gdn import GDN  # noqa: E402
 from lichen.models.layers import Conv2d, Stack, held  # noqa: E402
 from lichen.models.priors import scale_table  # noqa: E402
-from lichen.models.student import Student  # noqa: E402
+from lichen.models.student import QUALITY_ROWS, Student  # noqa: E402
 from lichen.picture import from_array  # noqa: E402
 from lichen.program import ops, run  # noqa: E402
 from lichen.program.check import accumulator_bound  # noqa: E402
@@ -325,7 +325,8 @@ def test_tables_of_z_are_centred_on_its_medians():
 def test_each_quality_has_the_tables_of_its_level():
     model = tiny("student fine")
     result = lowered(model, "student fine")
-    assert result.z_tables.shape == (51, model.hyper_channels)
+    assert result.z_tables.shape == (models.GAIN_ROWS, model.hyper_channels)
+    assert QUALITY_ROWS == models.GAIN_ROWS
     seen = set()
     for position in (0, 263, 264, 400, 535, 536, 800):
         level = model.level(torch.tensor([position / 800]))

@@ -31,7 +31,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lichen.model import GAIN_ROWS
 from lichen.models.layers import (
     Conv2d,
     Quantizable,
@@ -53,6 +52,7 @@ PIXEL_EXPONENT = 7  # pixels minus 128 as s8 are real -1 .. 1
 LATENT_EXPONENT = 4  # v and the mean: sixteenths of a quantisation step, up to +-2047 steps
 PICTURE_EXPONENT = 11  # sum of the two synthesis paths before the final rounding to pixels
 ANCHORS = 8
+QUALITY_ROWS = 51  # of gains and tables in a model file: model.GAIN_ROWS
 INDEX_MIN = -24  # of table indices in float; files begin with 0
 
 # Lagrangian weights of quality 0 and 100: loss = lambda * MSE (0..255 scale) + bits per pixel.
@@ -145,8 +145,8 @@ class Student(QuantizableModel):
             raise ValueError(f"fine_width must be 0 or a multiple of 4, not {f}")
         if hyper_reduction not in (32, 64):
             raise ValueError(f"hyper_reduction must be 32 or 64, not {hyper_reduction}")
-        if not 1 <= hyper_levels <= GAIN_ROWS:
-            raise ValueError(f"hyper_levels must be 1..{GAIN_ROWS}, not {hyper_levels}")
+        if not 1 <= hyper_levels <= QUALITY_ROWS:
+            raise ValueError(f"hyper_levels must be 1..{QUALITY_ROWS}, not {hyper_levels}")
         self.arguments = {
             "width": width,
             "encoder_blocks": list(encoder_blocks),
@@ -241,8 +241,8 @@ class Student(QuantizableModel):
 
         Models change where rows of the gain tables do: a file has a row of tables for each.
         """
-        row = torch.floor(position * (GAIN_ROWS - 1) + 0.5).to(torch.int64)
-        return row * self.prior.levels // GAIN_ROWS
+        row = torch.floor(position * (QUALITY_ROWS - 1) + 0.5).to(torch.int64)
+        return row * self.prior.levels // QUALITY_ROWS
 
     def analyse(self, x: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in -1..1 -> latents y (B, M, H/16, W/16)."""
