@@ -24,6 +24,7 @@ STEPS = {
         "quantize": ("v mean", "symbols"), "g_s": ("symbols mean", "x"),
     },
 }  # fmt: skip
+ENCODER = ("g_a", "h_a", "quantize")  # begin the names of Programs that a decoder does not run
 # What the codec, or the entropy coder, takes out of Programs, and its type.
 TAKEN = {"z": "s8", "index": "u8", "symbols": "s16", "x": "s8"}
 
@@ -43,8 +44,11 @@ def check(
         known: dict[str, tuple[Shape, str]] = {}
         known["x"] = (3, rows * reduction, columns * reduction), "s8"
         picture = known["x"]
+        decoded = {"z", "symbols"}  # what a decoder has when it comes to it
         for name in _steps(order, programs):
             _names(order, programs[name], name)
+            if not name.startswith(ENCODER):
+                _decodable(programs[name], decoded)
             _run(programs[name], known, latents, tables)
             if name == "h_a":
                 _expect("z", known, (hyper_latents, rows, columns))
@@ -60,6 +64,14 @@ def check(
                 raise ContractError("symbols must have a whole number of rows for a row of z")
         if known["x"] != picture:
             raise ContractError(f"g_s must give a picture {picture}, not {known['x']}")
+
+
+def _decodable(program: Program, decoded: set[str]) -> None:
+    """Refuse a Program of the decoder that reads what an encoder alone has; add its outputs."""
+    lacking = sorted({x.name for x in program.inputs} - decoded)
+    if lacking:
+        raise ContractError(f"{program.name}: a decoder does not have its input {lacking[0]!r}")
+    decoded.update(output.name for output in program.outputs)
 
 
 def _steps(order: str, programs: Mapping[str, Program]) -> list[str]:
