@@ -86,12 +86,12 @@ def read(path: Path) -> CoreImage:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as found:
             about: dict[str, Any] = json.loads(found["about"].tobytes())
             words = found["words"]
+            if about.pop("format") != FORMAT or words.dtype != np.uint32 or words.ndim != 1:
+                raise ValueError(f"not of format {FORMAT}")
             about["z_tables"] = tuple(
                 tuple((int(n), found[f"z.{k}.{int(n)}"].tobytes()) for n in level)
                 for k, level in enumerate(about.pop("z_memories"))
             )
-        if about.pop("format") != FORMAT or words.dtype != np.uint32 or words.ndim != 1:
-            raise ValueError(f"not of format {FORMAT}")
         about["gains"] = tuple((int(n), str(name)) for n, name in about["gains"])
         for name in ("delay_bytes", "levels"):
             about[name] = tuple(map(int, about[name]))

@@ -8,7 +8,7 @@ Decoder    bytes -[EntropyDecoder]-> z -[Synthesis]-> index -[EntropyDecoder]-> 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,26 @@ class _Core(wiring.Component):
     settings are those of `pixels.py`. All stay during pictures and change in reset only.
     """
 
+    streams: tuple[Substream, Substream]
+    shapes: tuple[Any, Any]  # of the memories of their tables
+    first_memory: int  # of the entropy coder: two of z, two of y
+    pack: Callable[..., tuple[bytes, bytes]]  # tables, shape -> what these memories hold
+
+    def _network(self) -> Any:
+        raise NotImplementedError
+
+    def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
+        """Give the words of `load` for a model at a quality position."""
+        words = self._network().contents(model.gains(position))
+        y = self.pack(self.streams[1].levels[0], self.shapes[1])
+        memories = [*self.z_contents(model, position), *enumerate(y, self.first_memory + 2)]
+        return np.concatenate([words, blocks(memories)])
+
+    def z_contents(self, model: Model, position: int) -> Contents:
+        """Give those memories of the coder that depend on the quality: the tables of z."""
+        tables = _neighbours(model, model.tables_at(position))
+        return list(enumerate(self.pack(tables, self.shapes[0]), self.first_memory))
+
     def _settings(self, inner: wiring.Component, keep: Mapping[str, Any]) -> dict[str, Any]:
         ports = {n: v for n, v in inner.signature.members.items() if v.is_port or n == "load"}
         for pair in inner.loops:  # type: ignore[attr-defined]
@@ -204,6 +224,8 @@ class Encoder(_Core):
     Throughput: a picture per `plan.cycles`. Latency: see docs/accelerator.md.
     """
 
+    pack = staticmethod(rans_tables.encoder_contents)
+
     def __init__(
         self, model: Model, plan: Plan, *, stripe: int = 1,
         bits_per_pixel: float = BITS_PER_PIXEL,
@@ -226,20 +248,8 @@ class Encoder(_Core):
         self.ports = self._settings(self.analysis, ports)
         super().__init__(self.ports)
 
-    def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
-        """Give the words of `load` for a model at a quality position."""
-        words = self.analysis.network.contents(model.gains(position))
-        memories = [*self.z_contents(model, position), *self._y_contents()]
-        return np.concatenate([words, blocks(memories)])
-
-    def z_contents(self, model: Model, position: int) -> Contents:
-        """Give those memories of the coder that depend on the quality: the tables of z."""
-        tables = _neighbours(model, model.tables_at(position))
-        return numbered(rans_tables.encoder_contents(tables, self.shapes[0]), self.first_memory)
-
-    def _y_contents(self) -> Contents:
-        tables = rans_tables.encoder_contents(self.streams[1].levels[0], self.shapes[1])
-        return numbered(tables, self.first_memory + 2)
+    def _network(self) -> Any:
+        return self.analysis.network
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -297,6 +307,8 @@ class Decoder(_Core):
     Throughput: a picture per `plan.cycles`. Latency: see docs/accelerator.md.
     """
 
+    pack = staticmethod(rans_tables.decoder_contents)
+
     def __init__(
         self, model: Model, plan: Plan, *, stripe: int = 1,
         bits_per_pixel: float = BITS_PER_PIXEL,
@@ -323,20 +335,8 @@ class Decoder(_Core):
         self.ports = self._settings(self.synthesis, ports)
         super().__init__(self.ports)
 
-    def contents(self, model: Model, position: int) -> NDArray[np.uint32]:
-        """Give the words of `load` for a model at a quality position."""
-        words = self.synthesis.network.contents(model.gains(position))
-        memories = [*self.z_contents(model, position), *self._y_contents()]
-        return np.concatenate([words, blocks(memories)])
-
-    def z_contents(self, model: Model, position: int) -> Contents:
-        """Give those memories of the coder that depend on the quality: the tables of z."""
-        tables = _neighbours(model, model.tables_at(position))
-        return numbered(rans_tables.decoder_contents(tables, self.shapes[0]), self.first_memory)
-
-    def _y_contents(self) -> Contents:
-        tables = rans_tables.decoder_contents(self.streams[1].levels[0], self.shapes[1])
-        return numbered(tables, self.first_memory + 2)
+    def _network(self) -> Any:
+        return self.synthesis.network
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -381,11 +381,6 @@ class Decoder(_Core):
         sliced(m, "y_symbols", entropy.y, symbol.input)
         connect(m, symbol.output, synthesis.g_s_symbols)
         return m
-
-
-def numbered(memories: Sequence[bytes], first: int) -> Contents:
-    """Give memories numbers from `first` on."""
-    return list(enumerate(memories, first))
 
 
 def channel_table(m: Module, name: str, part: Substream, step: Value) -> Value:
