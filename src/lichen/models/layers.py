@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 RANGES = {"u8": (0, 255), "s8": (-128, 127), "s16": (-32768, 32767)}
 MAX_WEIGHT_EXPONENT = 16  # a channel of tiny weights gains nothing from a finer grid
+KEPT_OPEN = 0.02  # of the values of a ReLU's channel: with fewer it counts as closed
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -106,9 +107,52 @@ class Pointwise(torch.autograd.Function):
         return grad_x, grad_weight, g.sum(0)
 
 
+class KeepAlive(torch.autograd.Function):
+    """A ReLU that opens again: a channel closed nearly everywhere gets a gradient that opens it.
+
+    Large steps of an optimiser close channels for good, for a closed ReLU has no gradient. Where
+    fewer than KEPT_OPEN of a channel's values are positive, those below zero pass on gradients that
+    ask for more; open channels get their true gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        y = F.relu(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        opened = ctx.saved_tensors[0] > 0
+        axes = [0, *range(2, opened.dim())]
+        closing = opened.mean(axes, dtype=torch.float32, keepdim=True) < KEPT_OPEN
+        return torch.where(opened | (closing & (grad < 0)), grad, 0.0)
+
+
+class LowGradient(torch.autograd.Function):
+    """A convolution in float32, its gradients by bfloat16 products: see `Pointwise`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:  # type: ignore[override]
+        """settings: stride, padding, whether transposed, output padding, groups."""
+        stride, padding, transposed, extra, groups = settings
+        ctx.save_for_backward(x, weight)
+        ctx.settings = [stride] * 2, padding, [1, 1], transposed, [extra] * 2, groups
+        return torch.convolution(x, weight, bias, *ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        low = [value.to(torch.bfloat16) for value in (grad, *ctx.saved_tensors)]
+        needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        grads = torch.ops.aten.convolution_backward(*low, None, *ctx.settings, needs)
+        x, weight = (None if g is None else g.float() for g in grads[:2])
+        return x, weight, grad.sum((0, 2, 3)), None, None, None, None, None
+
+
 class Quantizable(nn.Module):
     """A layer whose output has a type and, once calibrated, an exponent."""
 
+    quick = False  # trains in integers with shortcuts: see `QuantizableModel.train_quickly`
     exponent: Tensor  # int64 scalar: exponent of the output
     peak: Tensor  # float scalar: largest |output| seen while observing
 
@@ -151,7 +195,7 @@ class Quantizable(nn.Module):
             y = fake_quantize(y, self.output_exponent, self.dtype)
             return F.relu(y) if self.rectified and self.dtype != "u8" else y
         if self.rectified:
-            y = F.relu(y)
+            y = KeepAlive.apply(y) if torch.is_grad_enabled() else F.relu(y)
         if self.observing:
             # A saturating outlier costs less than a coarser grid for all: 99.99 % of the values.
             flat = y.detach().abs().flatten().float()
@@ -250,6 +294,9 @@ class Conv2d(Weighted):
         trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
         if self.pointwise and trains and not torch.is_autocast_enabled("cpu"):
             return self.finish(Pointwise.apply(x, weight, bias))
+        if self.quick and trains and self.quantized and (top, left) == (bottom, right):
+            settings = self.stride, [top, left], False, 0, self.groups
+            return self.finish(LowGradient.apply(x, weight, bias, *settings))
         if top == bottom and left == right:
             return self.finish(F.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups))
         x = F.pad(x, (left, right, top, bottom))
@@ -288,6 +335,10 @@ class ConvTranspose2d(Weighted):
         if self.quantized:
             assert input_exponent is not None
             weight, bias = self.rounded(input_exponent)
+        trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
+        if self.quick and trains and self.quantized:
+            settings = self.stride, [self.padding] * 2, True, self.output_padding, 1
+            return self.finish(LowGradient.apply(x, weight, bias, *settings))
         y = F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
         return self.finish(y)
 
@@ -415,6 +466,15 @@ class QuantizableModel(nn.Module):
         """Compute in integers (carried by floats) or in float."""
         for layer in self.quantized_layers():
             layer.quantized = quantized
+
+    def train_quickly(self) -> None:
+        """Take shortcuts where it is trained in integers.
+
+        Gradients are by bfloat16 products where a CPU is fast at these, and a GDN is computed by
+        its rounded gamma, but without the rounding of its squares and its tables (0.1 %).
+        """
+        for layer in self.quantized_layers():
+            layer.quick = True
 
     def calibrate_begin(self) -> None:
         """Observe ranges during the forward passes that follow."""

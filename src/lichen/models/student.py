@@ -53,7 +53,7 @@ LATENT_EXPONENT = 4  # v and the mean: sixteenths of a quantisation step, up to 
 PICTURE_EXPONENT = 11  # sum of the two synthesis paths before the final rounding to pixels
 ANCHORS = 8
 QUALITY_ROWS = 51  # of gains and tables in a model file: model.GAIN_ROWS
-INDEX_MIN = -24  # of table indices in float; files begin with 0
+INDEX_MIN = -12  # of table indices in float; files begin with 0
 
 # Lagrangian weights of quality 0 and 100: loss = lambda * MSE (0..255 scale) + bits per pixel.
 LAMBDA_MIN, LAMBDA_MAX = 0.0006, 0.08
@@ -199,6 +199,7 @@ class Student(QuantizableModel):
         )
         self.mean = Conv2d(3 * h // 2, m, 1, dtype="s16", exponent=LATENT_EXPONENT)
         self.index = Conv2d(3 * h // 2, m, 1, dtype="u8", exponent=0)
+        self.index.rectified = False  # in float down to INDEX_MIN
         # g_s
         self.synthesis_linear = Stack(
             Conv2d(m, 768, 1, dtype="s16", exponent=PICTURE_EXPONENT), nn.PixelShuffle(16)

@@ -26,6 +26,7 @@ from lichen.models.priors import EntropyBottleneck
 from lichen.models.student import Coded, Student, quality_to_lambda
 from lichen.training import quantize, run
 from lichen.training import recipe as recipes
+from lichen.training.closed import closed_channels
 from lichen.training.data import Photographs
 from lichen.training.extra import Extra
 from lichen.training.loss import balance, rate_distortion
@@ -401,7 +402,22 @@ def train(
                 save()
                 last_save = time.monotonic()
         save()
+    if trainer.step >= r.steps and report is not None and writes:
+        _report_closed(trainer, data, report)
     return signals.number
+
+
+def _report_closed(trainer: Trainer, data: Photographs, report: Callable[[str], None]) -> None:
+    """Say how many channels of ReLUs do nothing."""
+    batch = calibration_batches(data, trainer.recipe)[0]
+    counts = closed_channels(trainer.model, batch)
+    closed, all_of_them = (sum(pair[k] for pair in counts.values()) for k in (0, 1))
+    if all_of_them:
+        most = [f"{name} {a} of {b}" for name, (a, b) in counts.items() if 2 * a > b]
+        report(
+            f"{closed} of {all_of_them} channels with a ReLU are closed"
+            + (f", most of {', '.join(most)}" if most else "")
+        )
 
 
 def log_fields(trainer: Trainer) -> list[str]:
