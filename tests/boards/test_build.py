@@ -256,7 +256,6 @@ def test_model_that_is_no_pipeline(tmp_path, model_file, monkeypatch, capsys):
 
 def test_boards_are_those_of_the_parts():
     assert BOARDS.keys() == fold.PARTS.keys() == build.ALONE.keys() == build.TOGETHER.keys()
-    assert BOARDS.keys() == build.USUAL_CORE.keys()
     with pytest.raises(DeviceError, match="no board 'pynq-z2'; there are kv260, zcu102"):
         board("pynq-z2")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lichen.boards.address_map import MAPS, SEGMENT_BYTES, CoreName
 from lichen.boards.axi_dma import S2MM
 from lichen.boards.linux_board import System
-from lichen.rtl.registers import ADDRESS_BITS
+from lichen.rtl.registers import ADDRESS_BITS, DELAYS
 from lichen.rtl.simulate_axi import AxiSimulation
 
 PAGE = 4096
@@ -263,7 +263,7 @@ class FakeSystem(System):
         names = [
             place.input_buffer,
             place.output_buffer,
-            *(place.delay_buffer(n) for n in range(4)),
+            *(place.delay_buffer(n) for n in range(DELAYS)),
         ]
         for name in names:
             buffer = self.cached[name] = CachedBuffer.make(board, buffer_bytes)

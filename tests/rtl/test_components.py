@@ -60,6 +60,18 @@ CONVOLUTIONS: dict[str, tuple[ops.Conv, Any, int, int, Folding, int, int, int, F
              Folding(1, 1, 3, 4), 1, 5, 7, "packed"),
     "lines": (random_conv(RNG, 8, 4, 3, 1, "u8", (5, 8)), "u8", 1, 2,
               Folding(2, 2, 2, 4, 2), 2, 6, 9, "plain"),
+    # Passes whose weights end within a word of three beats, and of nine.
+    "thirds": (random_conv(RNG, 8, 6, 2, 1, "s8", (5, 8)), "s8", 1, 2,
+               Folding(3, 1, 2, 6), 1, 6, 9, "plain"),
+    "ninths": (random_conv(RNG, 8, 4, 2, 1, "s8", (5, 8)), "u8", 1, 2,
+               Folding(1, 1, 2, 4), 1, 5, 7, "packed"),
+    # Shared beats: of two words, of eight; passes that end before one.
+    "halves": (random_conv(RNG, 12, 6, 2, 1, "s8", (5, 8)), "u8", 1, 2,
+               Folding(3, 2, 2, 6), 1, 6, 9, "plain"),
+    "eighths": (random_conv(RNG, 8, 16, 3, 1, "s16", (3, 6)), "s8", 1, 1,
+                Folding(4, 2, 2, 8), 1, 6, 9, "packed"),
+    "double": (random_conv(RNG, 16, 8, 3, 1, "s8", (6, 9)), "s16", 1, 2,
+               Folding(4, 4, 3, 8), 1, 7, 9, "plain"),
     # Two places in the tile buffer would not be enough.
     "brief": (random_conv(RNG, 4, 8, 3, 1, "s8", (6, 9)), "u8", 1, 1,
               Folding(4, 2, 8, 8, 2), 2, 6, 16, "plain"),

@@ -17,6 +17,7 @@ from lichen.rtl import layer as layers
 from lichen.rtl.fold import KV260, ZCU102, Memory, Resources, Target, shortfall
 from lichen.rtl.layer import Folding
 from lichen.rtl.leaf import Home
+from lichen.rtl.placement import OUTSIDE_LOGIC
 
 RNG = np.random.default_rng(3)
 
@@ -154,11 +155,38 @@ def test_what_is_scarce_decides() -> None:
 
 
 def test_long_delays_leave_the_chip_only_where_they_must() -> None:
-    delay, short = Memory("a", "delay", 64, 40_000), Memory("b", "delay", 64, 4_000)
+    delay, short = Memory("a", "delay", 64, 40_000), Memory("b", "delay", 64, 2_000)
     memories = [delay, short, Memory("a", "ring", 64, 270_000)]
     assert fold.place(memories, ZCU102, external=True).external == ()
-    assert fold.place(memories, KV260, external=True).external == (delay,)
+    placed = fold.place(memories, KV260, external=True)
+    assert placed.external == (delay,)
+    inside = sum((memory.taken(home) for memory, home in placed.homes), Resources())
+    assert placed.resources == inside + OUTSIDE_LOGIC
     assert fold.place(memories, KV260).external == ()
+
+
+@pytest.mark.parametrize(
+    ("lanes", "outputs", "beats", "words", "bits"),
+    [
+        (1, 1, 9, 1, 72),  # nine bytes in a word
+        (3, 1, 3, 1, 72),
+        (4, 1, 2, 1, 64),
+        (4, 2, 9, 8, 72),  # a ninth beat in eight words
+        (3, 2, 3, 2, 72),
+        (4, 4, 9, 8, 144),
+        (3, 3, 1, 1, 72),
+        (1, 5, 6, 5, 48),
+        (1, 11, 1, 1, 88),  # nothing is shared: it would take eleven words
+    ],
+)
+def test_weights_fill_their_words(
+    lanes: int, outputs: int, beats: int, words: int, bits: int
+) -> None:
+    packing = layers.packing(Folding(lanes, outputs, 2, 12))
+    assert (packing.beats, packing.words(packing.beats), packing.bits) == (beats, words, bits)
+    assert packing.words(3 * beats) == 3 * words
+    # A pass that ends within a round needs the words of its beats and no more.
+    assert packing.words(beats + 1) == words + 1
 
 
 def test_folding_rules() -> None:

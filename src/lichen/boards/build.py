@@ -21,9 +21,7 @@ from lichen.rtl import fold
 if TYPE_CHECKING:
     from lichen.boards.cores import BoardCore
 
-# What is built where nobody says: the pair of student-s is too large for the KV260. And what the
-# cores are folded for: (width, height, pictures per second).
-USUAL_CORE = {"kv260": "encoder", "zcu102": "both"}
+# What cores are folded for, alone and two of them: (width, height, pictures per second).
 ALONE = {"kv260": (1920, 1080, 30.0), "zcu102": (1920, 1080, 60.0)}
 TOGETHER = {"kv260": (1280, 720, 30.0), "zcu102": (1920, 1080, 30.0)}
 
@@ -35,7 +33,7 @@ def target_of(
     width, height, usual = (TOGETHER if core == "both" else ALONE)[board]
     if size is not None:
         width, height = size
-    return fold.Target(width, height, rate or usual)
+    return fold.Target(width, height, rate or usual, shared=core == "both")
 
 
 def build(arguments: argparse.Namespace, model: Model | None) -> int:
@@ -43,7 +41,7 @@ def build(arguments: argparse.Namespace, model: Model | None) -> int:
     place, path = board(arguments.board), Path(arguments.output)
     folder.check_output(path)
     model = model or models.default()
-    wanted = arguments.core or USUAL_CORE[place.name]
+    wanted = arguments.core or "both"
     target = target_of(place.name, wanted, arguments.size, arguments.fps)
     from amaranth.hdl import UnusedElaboratable
 

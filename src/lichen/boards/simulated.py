@@ -34,7 +34,8 @@ def simulated(
 def image_for(made: Record, core: CoreName, model: Model) -> CoreImage:
     """Make the words of a model for a core of a build. Raises ModelError for another shape."""
     built = made.cores[core]
-    target = fold.Target(built.width, built.height, built.target, built.clock_hz)
+    shared = len(made.cores) > 1
+    target = fold.Target(built.width, built.height, built.target, built.clock_hz, shared)
     found = cores.make(model, core, board(made.board), target)
     require_layout(made, core, found.top.layout, model)
     # Where memories are does not change the words; a pair of cores keeps other delays in DRAM.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -116,26 +116,32 @@ class Convolution(wiring.Component):
     def _weights(self, m: Module) -> tuple[Memory, Value]:
         """Add the weight memory; give it and the weights of the beat, `PIPELINE` cycles late.
 
-        A word holds several beats where those are narrow; a register then takes the one that counts
-        and stands for the memory's own output register.
+        A word holds several beats, or a beat and a part of another (`layers.Packing`); a register
+        then takes the one that counts and stands for the memory's own output register. What is
+        shared gathers in a shift register: within a group, beats follow one another every cycle.
         """
         layer, folding = self.layer, self.folding
-        bits, pack = 8 * folding.lanes * folding.outputs, layers.weight_pack(folding)
+        packing = layers.packing(folding)
+        bits, share = 8 * packing.beat, 8 * packing.share
         memory = Memory(
-            bits * pack,
+            packing.bits,
             layers.weight_words(layer, folding),
             home=self.homes.get("weights"),
-            latency=layers.PIPELINE if pack == 1 else layers.PIPELINE - 1,
+            latency=layers.PIPELINE if packing.beats == 1 else layers.PIPELINE - 1,
         )
         m.submodules.weights = memory.instance()
         fill(m, self.bus, self.number, memory, "weights")
-        skip = pack.bit_length() - 1
-        m.d.comb += memory.read_address.eq(self.window.address >> skip)
-        if pack == 1:
+        m.d.comb += memory.read_address.eq(self.window.address)
+        if packing.beats == 1:
             return memory, memory.read_data
-        part, current = Signal(skip), Signal(bits)
-        m.d.sync += part.eq(self.window.address[:skip])
-        m.d.sync += current.eq(memory.read_data.word_select(part, bits))
+        part, current = Signal(range(packing.beats)), Signal(bits)
+        beats = [memory.read_data[i * bits : (i + 1) * bits] for i in range(packing.whole)]
+        chosen: Value = Array(beats)[part]
+        if share:
+            gathered = Signal(bits)
+            m.d.sync += gathered.eq(Cat(gathered[share:], memory.read_data[bits:]))
+            chosen = Mux(part == packing.sharing, gathered, beats[0])
+        m.d.sync += [part.eq(self.window.part), current.eq(chosen)]
         return memory, current
 
 
@@ -181,12 +187,9 @@ def contents(
         inputs // f.lanes, f.lanes,
     )  # fmt: skip
     # In time: pass, tile, kernel row, channels, kernel column; in a word: output, lane.
-    words = words.transpose(0, 1, 3, 5, 4, 2, 6).reshape(-1, f.outputs * f.lanes)
-    pack = layers.weight_pack(f)
-    count = -(-len(words) // pack)
-    full = np.zeros((count * pack, words.shape[1]), np.int8)
-    full[: len(words)] = words
-    full = full.reshape(count, -1)
+    words = words.transpose(0, 1, 3, 5, 4, 2, 6).reshape(passes, -1, f.outputs * f.lanes)
+    full = packed(words, layers.packing(f), layers.pass_words(layer, f))
+    count = len(full)
     padded = np.zeros((count, -(-full.shape[1] // 4) * 4), np.int8)
     padded[:, : full.shape[1]] = full
     bits = layers.PARAMETER_BITS
@@ -200,6 +203,22 @@ def contents(
             word |= (bias_bits | one_shift << layers.BIAS_BITS) << (bits * lane)
         parameters += word.to_bytes(size, "little")
     return [padded.tobytes(), bytes(parameters)]
+
+
+def packed(beats: NDArray[np.int8], packing: layers.Packing, pass_words: int) -> NDArray[np.int8]:
+    """Pack beats of weights (passes, beats of a pass, bytes) to words (words, bytes)."""
+    passes, count, size = beats.shape
+    rounds = -(-count // packing.beats)
+    full = np.zeros((passes, rounds * packing.beats, size), np.int8)
+    full[:, :count] = beats
+    if packing.sharing:
+        full = full.reshape(passes, rounds, packing.beats, size)
+        whole, shared = full[:, :, :-1], full[:, :, -1:]
+        parts = shared.reshape(passes, rounds, packing.sharing, packing.share)
+        full = np.concatenate([whole, parts], axis=3)
+    return full.reshape(passes, -1, packing.bits // 8)[:, :pass_words].reshape(
+        -1, packing.bits // 8
+    )
 
 
 def layer_of(op: Conv, x: str, bound: int, unshuffle: int = 1, shuffle: int = 1) -> Layer:

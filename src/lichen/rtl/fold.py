@@ -35,18 +35,23 @@ ASSUMED_CLOCK_HZ = 300_000_000
 LAG_LINES = 400  # that a core may take from the first pixel to the first byte
 LAG_WEIGHT = 0.25  # of that share beside those of memory and LUTs
 GAIN_BANKS = 2  # a picture's gains are loaded while the one before is coded
-SPARE_DSPS = 0.06  # of a stage, beyond the fewest, where that saves memory
+SPARE_DSPS = 0.06  # of a stage, beyond the fewest, where that saves memory and LUTs
+SHARED_SPARE_DSPS = 0.2  # where two cores fill a part's memory and LUTs long before its DSPs
 SPREAD = 0.25  # every stage's cycles are within this of the slowest one's
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a core is built for. clock_hz is assumed: nothing here closes timing."""
+    """What a core is built for. clock_hz is assumed: nothing here closes timing.
+
+    shared: another core has its place on the same part.
+    """
 
     width: int
     height: int
     frames_per_second: float
     clock_hz: int = ASSUMED_CLOCK_HZ
+    shared: bool = False
 
     @property
     def cycles(self) -> int:
@@ -182,7 +187,15 @@ def fold(graph: Graph, target: Target, part: Part = ZCU102, lanes: int | None = 
         values = max(t.channels * t.scale**2 for t in tensors) * units[0] * units[1]
         lanes = next((n for n in (1, 2, 4, 8) if values <= n * target.cycles), 8)
     folds = {
-        stage.name: choose(stage, units, target.cycles, lanes, part, reduction)
+        stage.name: choose(
+            stage,
+            units,
+            target.cycles,
+            lanes,
+            part,
+            reduction,
+            spare=SHARED_SPARE_DSPS if target.shared else SPARE_DSPS,
+        )
         for stage in graph.stages
         if stage.layer is not None
     }
@@ -215,12 +228,13 @@ def choose(
     lanes: int,
     part: Part = ZCU102,
     reduction: int = 64,
+    spare: float = SPARE_DSPS,
 ) -> Folding:
     """Give the cheapest folding of a convolution that takes at most `budget` cycles per frame.
 
-    Cheapest: of those with the fewest DSPs, or SPARE_DSPS more, the one with the smallest share of
-    the part's memory, LUTs and DSPs together, and of the lines that a core may lag behind: wide
-    groups of coarse positions are many lines.
+    Cheapest: of those with the fewest DSPs, or a share of `spare` more, the one with the smallest
+    share of the part's memory, LUTs and DSPs together, and of the lines that a core may lag behind:
+    wide groups of coarse positions are many lines.
     """
     layer = stage.layer
     assert layer is not None
@@ -233,9 +247,9 @@ def choose(
         if cycles > budget:
             continue
         logic = _logic(layer, folding)
+        memories = (weight_memory("", layer, folding), ring_memory("", layer, folding, columns))
         cost = (
-            weight_memory("", layer, folding).share(part)
-            + ring_memory("", layer, folding, columns).share(part)
+            sum(memory.share(part) for memory in memories)
             + logic.lut / part.resources.lut
             + logic.dsp / part.resources.dsp
             + LAG_WEIGHT * _lag(stage, folding, columns, reduction)
@@ -252,7 +266,7 @@ def choose(
             f"{stage.name}: no folding takes at most {budget} cycles per frame; the fastest takes "
             f"{fastest}: lower the frame rate or the size, or give the layer more channels to share"
         )
-    most = (1 + SPARE_DSPS) * min(fit[0] for fit in fitting)
+    most = (1 + spare) * min(fit[0] for fit in fitting)
     return min((fit for fit in fitting if fit[0] <= most), key=lambda fit: fit[1:3])[3]
 
 
@@ -293,8 +307,9 @@ def ring_memory(name: str, layer: Layer, folding: Folding, columns: int) -> Memo
 
 def weight_memory(name: str, layer: Layer, folding: Folding) -> Memory:
     """The weight memory of a convolution."""
-    width = 8 * folding.lanes * folding.outputs * layers.weight_pack(folding)
-    return Memory(name, "weights", width, layers.weight_words(layer, folding))
+    return Memory(
+        name, "weights", layers.packing(folding).bits, layers.weight_words(layer, folding)
+    )
 
 
 def _plan(
@@ -389,7 +404,7 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     paired = x_bits == 8
     operands = f.pixels // 2 if paired else f.pixels  # of one channel: what waits beside lane 0
     operand_bits = 17 if paired and layer.x != "u8" else 16
-    pack = layers.weight_pack(f)
+    packing = layers.packing(f)
     weights = 8 * f.outputs
     # Lane i waits i cycles; from three registers in a row on, a shift register in a LUT does it.
     waits, shifts = (0, 0, 1, 3, 3)[f.lanes], (0, 0, 0, 0, 1)[f.lanes]
@@ -399,10 +414,11 @@ def widths(layer: Layer, folding: Folding) -> tuple[dict[str, int], float, float
     }
     lut = columns * lut_ram(word, 2 * layer.kernel[0] * layer.channels // f.word)
     lut += word + shifts * operands * operand_bits + weights * max(0, f.lanes - 2)
-    lut += chooser(weights * f.lanes, pack)
+    lut += chooser(weights * f.lanes, packing.whole + (packing.sharing > 0))
     ff = 2 * x["sum bits"] + columns * (word + lane_bits) + 2 * word
     ff += waits * operands * operand_bits + weights * (0, 1, 3, 3, 3)[f.lanes]
-    ff += weights * f.lanes * pack  # gathered from the load bus, as are biases and shifts
+    ff += packing.bits  # gathered from the load bus, as are biases and shifts
+    ff += 2 * weights * f.lanes * (packing.sharing > 0)  # a shared beat, and the one that counts
     ff += f.beat * (REQUANTISE_SUMS * layer.sum_bits + BITS[layer.y] + layers.PARAMETER_BITS)
     return x, lut, ff
 

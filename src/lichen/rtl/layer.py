@@ -98,17 +98,63 @@ def load_cycles(layer: Layer, folding: Folding) -> int:
     return layer.kernel[0] * window_columns(layer, folding) * words + LOAD_OVERHEAD
 
 
-def weight_pack(folding: Folding) -> int:
-    """Beats of weights in one word of their memory: a power of two that fills up to 72 bits."""
-    bits, pack = 8 * folding.lanes * folding.outputs, 1
-    while 2 * pack * bits <= 72:
-        pack *= 2
-    return pack
+@dataclass(frozen=True)
+class Packing:
+    """How beats of weights lie in the words of their memory, which are multiples of 9 bytes wide.
+
+    Narrow beats: `whole` of them in a word. Wide ones: one in a word, and in the bytes that are
+    left of `sharing` words in a row one beat more; 0 where nothing is left, or not enough.
+    beat: in bytes.
+    """
+
+    beat: int
+    whole: int
+    sharing: int
+
+    @property
+    def beats(self) -> int:
+        """Beats after which it repeats."""
+        return self.sharing + 1 if self.sharing else self.whole
+
+    @property
+    def share(self) -> int:
+        """Bytes of the shared beat in a word."""
+        return self.beat // self.sharing if self.sharing else 0
+
+    @property
+    def bits(self) -> int:
+        """Width of a word."""
+        return 8 * (self.whole * self.beat + self.share)
+
+    def words(self, beats: int) -> int:
+        """Words of so many beats, from the beginning of a word on."""
+        if not self.sharing:
+            return ceil(beats / self.whole)
+        return beats // self.beats * self.sharing + beats % self.beats
+
+
+WORD_BYTES = 9  # of block RAM and UltraRAM
+MOST_SHARING = 8
+
+
+def packing(folding: Folding) -> Packing:
+    """Give how the weights of a stage are packed."""
+    beat = folding.lanes * folding.outputs
+    left = -beat % WORD_BYTES
+    if 2 * beat <= WORD_BYTES or not left:
+        return Packing(beat, max(1, WORD_BYTES // beat), 0)
+    ways = range(ceil(beat / left), MOST_SHARING + 1)
+    return Packing(beat, 1, next((n for n in ways if beat % n == 0), 0))
+
+
+def pass_words(layer: Layer, folding: Folding) -> int:
+    """Words of the weight memory that a pass reads; the next one begins with a word of its own."""
+    return packing(folding).words(group_cycles(layer, folding))
 
 
 def weight_words(layer: Layer, folding: Folding) -> int:
     """Words of the weight memory."""
-    return ceil(layer.passes * group_cycles(layer, folding) / weight_pack(folding))
+    return layer.passes * pass_words(layer, folding)
 
 
 LOAD_OVERHEAD = 6  # decisions before a load, and the way through the line memory after it

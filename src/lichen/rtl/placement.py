@@ -18,7 +18,9 @@ from math import ceil
 from lichen.rtl.leaf import BLOCK_WORDS, LUT_RAM_BITS, LUT_RAM_WORDS, ULTRA_WORDS, Home
 from lichen.rtl.parts import LIMIT, Part, Resources, shortfall
 
-OUTSIDE_BITS = 1 << 19  # 64 KiB: shorter delays stay on the chip
+OUTSIDE_BITS = 1 << 17  # 16 KiB: shorter delays stay on the chip
+# A delay in DRAM, beyond what one on the chip takes (docs/driver.md has what Yosys found).
+OUTSIDE_LOGIC = Resources(lut=380, ff=430)
 WHOLE_LUT_RAM_BITS = 1 << 17  # of a memory that may be LUT RAM and nothing else
 NOTHING = Resources()
 ROUNDS = 120  # of prices
@@ -127,8 +129,9 @@ class Placement:
 
     @cached_property
     def resources(self) -> Resources:
-        """Block RAMs, UltraRAMs and LUTs of all memories on the chip."""
-        return sum((memory.taken(home) for memory, home in self.homes), Resources())
+        """Block RAMs, UltraRAMs and LUTs of all memories on the chip; logic of those outside."""
+        inside = (memory.taken(home) for memory, home in self.homes)
+        return sum([*inside, *[OUTSIDE_LOGIC] * len(self.external)], Resources())
 
     def of(self, stage: str) -> dict[str, Home]:
         """Give the homes of a stage's memories by their roles."""
@@ -150,7 +153,8 @@ def place(
     """
     inside, outside = list(memories), []
     while True:
-        placement = Placement(_homes(inside, part, taken), tuple(outside))
+        ports = sum([OUTSIDE_LOGIC] * len(outside), taken)
+        placement = Placement(_homes(inside, part, ports), tuple(outside))
         fits = not shortfall(placement.resources + taken, part)
         long = [m for m in inside if m.role == "delay" and m.bits > OUTSIDE_BITS]
         if fits or not external or not long:

@@ -23,7 +23,7 @@ BOARDS = {"kv260": 1, "zcu102": 2}  # values of `board`
 RESET = 1  # the core is in reset: what is in it is lost, and beats that come are dropped
 LOAD = 2  # beats of the input stream are words of the load stream
 
-DELAYS = 4  # the most delays that a core may keep in DRAM
+DELAYS = 8  # the most delays that a core may keep in DRAM
 PAGE_BYTES = 4096  # unit of their addresses
 
 Access = Literal["read", "write", "stream"]

@@ -26,7 +26,12 @@ def together_text(plans: Sequence[Plan], part: Part) -> str:
     memories = [memory for plan in plans for memory in plan.memories]
     placement = fold.place(memories, part, external=True, taken=logic)
     outside = ", ".join(memory.stage for memory in placement.external) or "none"
-    return "\n".join([f"delays outside: {outside}", *_against(logic + placement.resources, part)])
+    rates = ", ".join(
+        f"{plan.target.clock_hz / plan.cycles:.1f} frames/s, multipliers busy {plan.occupancy:.1%}"
+        for plan in plans
+    )
+    against = _against(logic + placement.resources, part)
+    return "\n".join([rates, f"delays outside: {outside}", *against])
 
 
 def plan_text(plan: Plan, part: Part) -> str:

@@ -118,8 +118,8 @@ class Requantise(wiring.Component):
         nonzero = shifts[1] != 0
         rounded = register(held + half + (odd & nonzero), "rounded", word)
         shifts.append(register(shifts[1], "shift_3"))
-        # The barrel shifter in two halves.
-        coarse = register(rounded >> (shifts[2] & 0b11000), "coarse", word)
+        # The barrel shifter in two parts, the smaller one before the saturation.
+        coarse = register(rounded >> (shifts[2] & 0b11100), "coarse", word)
         shifts.append(register(shifts[2], "shift_4"))
-        fine = coarse >> shifts[3][:3]
+        fine = coarse >> shifts[3][:2]
         return register(saturate(fine, self.layer.y), "out")

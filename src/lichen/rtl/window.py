@@ -15,7 +15,7 @@ A tile of a depthwise layer is `outputs` channels, and all of them are in each b
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -37,7 +37,8 @@ class Window(wiring.Component):
 
     Ports to the array, without ready; a group is played only while `room` says that its outputs
     have a place: `start` takes that place. `x` comes with `valid`, and `first` and `last` of a
-    tile; `address`, the number of its weights, comes `layers.PIPELINE` cycles before it.
+    tile; the word of its weights, `address`, and the number of the beat in their packing, `part`,
+    come `layers.PIPELINE` cycles before it.
 
     Throughput: a group per `layers.group_cycles` cycles, or `layers.load_cycles` if that is more,
     without gaps between tiles and groups. Latency: the first group of a row begins load_cycles
@@ -60,7 +61,6 @@ class Window(wiring.Component):
         self.home = home
         self.bits = BITS[layer.x]
         self.ring_words = layers.ring_words(layer, folding, max_columns)
-        self.weight_words = layer.passes * layers.group_cycles(layer, folding)
         super().__init__(
             {
                 "input": In(beat(self.bits * lanes)),
@@ -72,7 +72,8 @@ class Window(wiring.Component):
                 "first": Out(1),
                 "last": Out(1),
                 "x": Out(folding.pixels * layers.beat_channels(layer, folding) * self.bits),
-                "address": Out(range(self.weight_words)),
+                "address": Out(range(layers.weight_words(layer, folding))),
+                "part": Out(range(max(2, layers.packing(folding).beats))),
             }
         )
 
@@ -144,7 +145,13 @@ class Window(wiring.Component):
                         m.d.sync += self.written_row.eq(0)
                         m.d.comb += ended.eq(1)
         ended_late = Signal()  # nobody minds a cycle
-        m.d.sync += [ended_late.eq(ended), self.ahead.eq(self.ahead + ended_late - self.frame_read)]
+        m.d.sync += ended_late.eq(ended)
+        # One LUT a bit where a sum would be a chain of carries.
+        frames = range(FRAMES_AHEAD + 2)
+        with m.If(ended_late & ~self.frame_read):
+            m.d.sync += self.ahead.eq(Array(min(n + 1, frames[-1]) for n in frames)[self.ahead])
+        with m.If(~ended_late & self.frame_read):
+            m.d.sync += self.ahead.eq(Array(max(n - 1, 0) for n in frames)[self.ahead])
 
     def _load(self, m: Module) -> None:
         """Copy the columns of group after group from the ring to a half of the patch."""
@@ -218,13 +225,21 @@ class Window(wiring.Component):
             a_step = _Distance(m, rest, size)
         a_group = _Distance(m, Const(group_columns * words), size)
         # Of the group at hand, for "move": they stand since the group began.
-        last_group, last_row = Signal(), Signal()
+        last_group, last_row, last_turn = Signal(), Signal(), Signal()
+        last = Signal()  # of the frame: it stands a cycle later
         next_group, next_row = Signal(range(size)), Signal(range(size))
+        next_line = Signal(range(size))
+        if count * words > 1:
+            m.d.sync += next_line.eq(a_row.after(line_at))
+        else:  # a line is one word: a register would come too late
+            m.d.comb += next_line.eq(a_row.after(line_at))
         m.d.sync += [
             next_group.eq(a_group.after(group_at)),
             next_row.eq(a_step.after(group_at if flat else row_at)),
             last_group.eq(column + group_columns >= self.columns),
             last_row.eq(row + stride_y >= self.rows),
+            last_turn.eq(turn == layer.passes - 1),
+            last.eq(last_group & last_row & last_turn),
         ]
         loaded = Signal(2)  # on its way to `full`, behind the last word
         filled = [Signal(2) for _ in range(3)]
@@ -263,8 +278,7 @@ class Window(wiring.Component):
                     m.d.sync += [q.eq(0), j.eq(j + 1), slot.eq(slot - (words - 1))]
                     m.d.sync += here_column.eq(here_column + 1)
                     with m.If(j == count - 1):
-                        following = a_row.after(line_at)
-                        m.d.sync += [line_at.eq(following), at.eq(following)]
+                        m.d.sync += [line_at.eq(next_line), at.eq(next_line)]
                         m.d.sync += [j.eq(0), line.eq(line + 1), slot.eq(slot + 1)]
                         m.d.sync += [here_column.eq(column), here_row.eq(here_row + 1)]
                         with m.If(line == kernel_h - 1):
@@ -273,7 +287,7 @@ class Window(wiring.Component):
                             m.next = "move"
             with m.State("move"):
                 m.d.sync += half.eq(~half)
-                last_turn = turn == layer.passes - 1
+                m.d.comb += self.frame_read.eq(last)
                 m.d.sync += [column.eq(column + group_columns), group_at.eq(next_group)]
                 m.d.sync += need_column.eq(need_column + group_columns)
                 with m.If(last_turn):
@@ -288,7 +302,6 @@ class Window(wiring.Component):
                         m.d.sync += self.oldest.eq(next_row)
                         with m.If(last_row):
                             m.d.sync += [row.eq(0), need_row.eq(first_rows)]
-                            m.d.comb += self.frame_read.eq(1)
                 m.next = "settle"
 
     def _play(self, m: Module) -> None:
@@ -344,12 +357,18 @@ class Window(wiring.Component):
 
         # The weights of a pass follow those of the one before; a pass is the groups of a row.
         base = pass_counter(
-            m, layer, folding, self.columns, final, layers.group_cycles(layer, folding)
+            m, layer, folding, self.columns, final, layers.pass_words(layer, folding)
         )
+        packing = layers.packing(folding)
+        ends = self.part == packing.beats - 1
+        # A shared beat comes out of the words before it.
+        moves = self.part != packing.sharing - 1 if packing.sharing else ends
         with m.If(active):
-            m.d.sync += self.address.eq(self.address + 1)
+            m.d.sync += self.part.eq(Mux(ends, 0, self.part + 1))
+            with m.If(moves):
+                m.d.sync += self.address.eq(self.address + 1)
         with m.If(final):
-            m.d.sync += self.address.eq(base)
+            m.d.sync += [self.part.eq(0), self.address.eq(base)]
 
         address = Signal(range(2 * self.patch_words))
         m.d.comb += address.eq(Mux(half, self.patch_words, 0) + slot)
