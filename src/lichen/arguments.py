@@ -728,7 +728,7 @@ def _add_build(parser: _Parser, advanced: Any) -> None:
     parser.add_argument("--board", choices=("kv260", "zcu102"), required=True)
     parser.add_argument(
         "--core", choices=("encoder", "decoder", "both"),
-        help="default: kv260 encoder, zcu102 both",
+        help="default: both",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="a new folder")
     parser.add_argument(
