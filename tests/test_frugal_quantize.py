@@ -17,7 +17,7 @@ from lichen import container  # noqa: E402
 from lichen.api import Codec  # noqa: E402
 from lichen.cli import main  # noqa: E402
 from lichen.errors import LichenError  # noqa: E402
-from lichen.frugal import adaround, equalize, fit_tables, quantize, ranges, sensitivity  # noqa: E402
+from lichen.frugal import adaround, equalize, fit_tables, noise, quantize, ranges, sensitivity  # noqa: E402
 from lichen.frugal.quantize import Plan, Snapshot, post_training  # noqa: E402
 from lichen.frugal.ranges import Loss  # noqa: E402
 from lichen.lower import lower  # noqa: E402
@@ -240,10 +240,20 @@ def test_bias_correction_keeps_the_mean_of_a_layer():
 
 
 @pytest.mark.parametrize(
-    "kind, form", [("student", "even"), ("relu", "even"), ("means", "even"), ("means", "peaks")]
+    "kind, form",
+    [
+        ("student", "even"),
+        ("relu", "even"),
+        ("means", "even"),
+        ("means", "peaks"),
+        ("means", "noise"),
+        ("balle2016", "noise"),
+        ("minnen2020", "noise"),
+    ],
 )
 @torch.no_grad()
-def test_equalising_changes_nothing_in_float(kind, form):
+def test_equalising_changes_nothing_in_float(kind, form, monkeypatch):
+    monkeypatch.setattr(noise, "STEPS", 20)  # exact wherever the descent stops
     model = network(kind)
     assert form in equalize.forms(model)
     x = photographs()
@@ -255,7 +265,8 @@ def test_equalising_changes_nothing_in_float(kind, form):
     after = model(x, torch.tensor([0.2, 0.8]), noise=False)
     assert any(not torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     for one, other in zip(before, after):
-        assert (one - other).abs().mean() < 1e-3 * one.abs().mean()
+        if one.numel():  # balle2016 has no z
+            assert (one - other).abs().mean() < 1e-3 * one.abs().mean()
 
 
 @torch.no_grad()

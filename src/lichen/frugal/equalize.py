@@ -20,13 +20,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lichen.frugal import noise
 from lichen.frugal.adaround import rates
 from lichen.models.gdn import GDN
 from lichen.models.layers import Conv2d, QuantizableModel, Requantize, ResidualBlock, Stack
 from lichen.models.student import Student
 from lichen.training import quantize
 
-Form = Literal["even", "peaks"]
+Form = Literal["even", "peaks", "noise"]
 PEAK = 0.999  # quantile that stands for a channel's peak
 CHANNEL_SAMPLES = 1 << 12
 MULTIPLIERS = 128  # largest over smallest multiplier of a Requantize: the least keeps 8 bits
@@ -93,7 +94,7 @@ def _last(stack: Stack) -> Conv2d:
 def forms(model: QuantizableModel) -> tuple[Form, ...]:
     """List the ways in which a model can be equalised; which is best, its weights decide."""
     has_gdn = any(isinstance(layer, GDN) for layer in model.modules())
-    return ("even", "peaks") if has_gdn else ("even",)
+    return ("even", "peaks", "noise") if has_gdn else ("even",)
 
 
 @torch.no_grad()
@@ -101,11 +102,14 @@ def equalise(model: QuantizableModel, batches: Sequence[Tensor], form: Form = "e
     """Equalise a float network, which computes what it did before; count the rescaled pairs.
 
     batches: pixels (B, 3, H, W) in -1..1. form: what a GDN reads is scaled as what it gives
-    ("even"), or all of it to one peak ("peaks"), which serves a gamma whose columns lie far apart.
+    ("even"), or all of it to one peak ("peaks"), which serves a gamma whose columns lie far apart;
+    or what is around GDNs then goes to where the predicted noise is least ("noise").
     """
     if not isinstance(model, Student):
         quantize.equalise(model, batches, even_gamma=form == "even")
         quantize.fill_ranges(model, batches)
+        if form == "noise":
+            noise.equalise(model, batches)
         return len(quantize.transforms(model))
     changed = 0
     for pair in pairs_of(model):

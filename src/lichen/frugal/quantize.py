@@ -385,6 +385,7 @@ def tuner(
     trainer.reset_average()
     trainer.quantized = True
     trainer.model.set_quantized(True)
+    trainer.model.train_quickly()
     return trainer
 
 

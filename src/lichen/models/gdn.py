@@ -46,12 +46,16 @@ class LowerBound(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class IntegerGDN:
-    """What ops.GDN takes: beta int64 (C,), gamma int64 (C, C), and the two shifts."""
+    """What ops.GDN takes: beta int64 (C,), gamma int64 (C, C), and the two shifts.
+
+    fraction: gamma's exponent.
+    """
 
     beta: Tensor
     gamma: Tensor
     square_shift: int
     shift: int
+    fraction: int
 
 
 class GDN(Quantizable):
@@ -118,7 +122,7 @@ class GDN(Quantizable):
         e = fraction + squares
         gain = e // 2 if self.power == 2 else e
         shift = input_exponent - self.output_exponent + (gain if self.inverse else -gain)
-        return IntegerGDN(offsets.long(), integers.long(), square_shift, shift)
+        return IntegerGDN(offsets.long(), integers.long(), square_shift, shift, fraction)
 
     def forward(self, x: Tensor, input_exponent: int | None = None) -> Tensor:
         autocast = torch.is_autocast_enabled(x.device.type)
@@ -128,18 +132,26 @@ class GDN(Quantizable):
                 assert input_exponent is not None
                 return self._exact(x, input_exponent)
             beta, gamma = self.effective()
+            if self.quantized and self.quick:
+                assert input_exponent is not None
+                gamma = self._rounded(gamma, input_exponent)
             operand = x.square() if self.power == 2 else x.abs()
             n = self._norm(operand, gamma, beta, autocast and not self.quantized)
             if self.power == 2:
                 y = x * (n.sqrt() if self.inverse else n.rsqrt())
             else:
                 y = x * n if self.inverse else x / n
-            if not self.quantized:
+            if not self.quantized or self.quick:
                 return self.finish(y)
             assert input_exponent is not None
             low, high = (limit * 2.0**-self.output_exponent for limit in RANGES[self.dtype])
             y = y.clamp(low, high)  # no gradient where the integers saturate
             return y + (self._exact(x.detach(), input_exponent) - y).detach()
+
+    def _rounded(self, gamma: Tensor, input_exponent: int) -> Tensor:
+        """Gamma on its grid, straight-through."""
+        step = 2.0 ** -self.integer_parameters(input_exponent).fraction
+        return gamma + ((gamma / step).round().clamp_max(255) * step - gamma).detach()
 
     @staticmethod
     def _norm(operand: Tensor, gamma: Tensor, beta: Tensor, bfloat16: bool) -> Tensor:

@@ -200,14 +200,14 @@ def equalise(
             between = layers[first + 1]
             if isinstance(between, GDN):
                 inner = scale if even_gamma else 1 / outputs[layers[first]]
-                inner = _through_gdn(between, inner, scale)
-                _scale_outputs(layers[first], inner)
+                inner = through_gdn(between, inner, scale)
+                scale_outputs(layers[first], inner)
             else:  # ReLU and LeakyReLU commute with positive scales
-                _scale_outputs(layers[first], scale)
-            _scale_inputs(layers[second], 1 / scale)
+                scale_outputs(layers[first], scale)
+            scale_inputs(layers[second], 1 / scale)
     scale = _balance(model.g_s[0], inputs[model.g_s[0]])
     model.inverse_gain.add_(scale.log())
-    _scale_inputs(model.g_s[0], 1 / scale)
+    scale_inputs(model.g_s[0], 1 / scale)
     fill_weights(model)
 
 
@@ -217,9 +217,9 @@ def fill_weights(model: QuantizableModel) -> None:
     for layers in (list(model.g_a), list(model.g_s)):
         for layer, between in itertools.pairwise(layers):
             if isinstance(between, GDN):
-                _scale_outputs(layer, _through_gdn(between, _full(layer), torch.ones(1)))
+                scale_outputs(layer, through_gdn(between, _full(layer), torch.ones(1)))
     scale = _full(model.g_a[-1])
-    _scale_outputs(model.g_a[-1], scale)
+    scale_outputs(model.g_a[-1], scale)
     model.gain.sub_(scale.log())
 
 
@@ -244,8 +244,8 @@ def fill_ranges(model: QuantizableModel, batches: Iterable[Tensor]) -> None:
                 r = factor ** (between.power if between.inverse else -between.power)
                 between.set_effective(r * beta, r * gamma)
             else:
-                _scale_outputs(layers[first], torch.full_like(layers[first].bias, factor))
-            _scale_inputs(layers[second], torch.tensor([1 / factor]))
+                scale_outputs(layers[first], torch.full_like(layers[first].bias, factor))
+            scale_inputs(layers[second], torch.tensor([1 / factor]))
     fill_weights(model)
 
 
@@ -366,16 +366,16 @@ def _full(layer: nn.Module) -> Tensor:
     return torch.exp2(steps.round() - steps)
 
 
-def _scale_outputs(layer: nn.Module, scale: Tensor) -> None:
+def scale_outputs(layer: nn.Module, scale: Tensor) -> None:
     _weights(layer, inputs=False).mul_(scale[:, None, None, None])
     layer.bias.mul_(scale)  # type: ignore[union-attr, operator]
 
 
-def _scale_inputs(layer: nn.Module, scale: Tensor) -> None:
+def scale_inputs(layer: nn.Module, scale: Tensor) -> None:
     _weights(layer, inputs=True).mul_(scale[:, None, None, None])
 
 
-def _through_gdn(layer: GDN, inner: Tensor, outer: Tensor) -> Tensor:
+def through_gdn(layer: GDN, inner: Tensor, outer: Tensor) -> Tensor:
     """Let a GDN turn inputs scaled by `inner` into outputs scaled by `outer`; return `inner`.
 
     With n' = r * n it does for r = (inner / outer) ** power, or the inverse of that for IGDN:
