@@ -122,8 +122,8 @@ def test_the_widest_that_fits():
 
 def test_a_student_keeps_the_proportions_of_student_s(monkeypatch):
     shape = {
-        "width": 64, "encoder_blocks": [1, 2, 0], "decoder_blocks": [2, 2, 0], "fine_width": 32,
-        "coarse_width": 96, "latents": 256, "hyper_width": 64, "hyper_reduction": 32,
+        "width": 64, "encoder_blocks": [1, 0, 0], "decoder_blocks": [2, 2, 0], "fine_width": 32,
+        "coarse_width": 96, "latents": 256, "hyper_width": 40, "hyper_reduction": 32,
     }  # fmt: skip
     shipped = SimpleNamespace(metadata={"recipe": json.dumps({"arguments": shape})})
     monkeypatch.setattr(fit.model_files, "default", lambda: shipped)
@@ -131,7 +131,8 @@ def test_a_student_keeps_the_proportions_of_student_s(monkeypatch):
     assert built.arguments == catalogue.build("student", shape).arguments
     half = fit.width_arguments("student", 32, {"latents": 200})
     assert (half["width"], half["fine_width"], half["coarse_width"]) == (32, 16, 48)
-    assert half["latents"] == 200 and half["encoder_blocks"] == [1, 2, 0]
+    assert half["latents"] == 200 and half["hyper_width"] == 16
+    assert half["encoder_blocks"] == [1, 0, 0]
     assert fit.width_arguments("student", 8, {})["fine_width"] == 8, "no less than a step"
     for width in (8, 24, 40):
         catalogue.build("student", fit.width_arguments("student", width, {}))

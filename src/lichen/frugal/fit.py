@@ -30,7 +30,9 @@ from lichen.training.recipe import parse_arguments
 
 STEP = 8  # widths are multiples of this
 WIDEST = 1024
-SCALED = ("fine_width", "coarse_width", "latents", "hyper_width")  # of a student, with its width
+# What follows a student's width, and the multiples of it. z has 3/4 of the hyper transforms'
+# channels, and must be a whole number of the 2 or 4 values that a fast core carries per cycle.
+SCALED = {"fine_width": STEP, "coarse_width": STEP, "latents": STEP, "hyper_width": 2 * STEP}
 BIAS_BYTES = 4
 MAKE: dict[Core, Callable[[Mapping[str, Program]], graph.Graph]] = {
     "encoder": graph.encoder,
@@ -108,9 +110,11 @@ def scaled_student(width: int) -> dict[str, Any]:
     whole = catalogue.build("student", shape)
     shape = {"latents": whole.latent_channels, **whole.arguments}
     found = {key: value for key, value in shape.items() if key not in SCALED}
-    for key in SCALED:
-        if shape.get(key):
-            found[key] = max(STEP, width * shape[key] // shape["width"] // STEP * STEP)
+    for key, step in SCALED.items():
+        if shape.get(key) and width != shape["width"]:
+            found[key] = max(step, width * shape[key] // shape["width"] // step * step)
+        elif shape.get(key):
+            found[key] = shape[key]
     return {key: value for key, value in found.items() if key not in ("width", "pruned")}
 
 
