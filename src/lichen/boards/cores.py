@@ -10,7 +10,7 @@ from pathlib import Path
 from amaranth.back import verilog
 
 from lichen.boards import core_image, ipxact
-from lichen.boards.address_map import SEGMENT_BYTES, CoreName
+from lichen.boards.address_map import CORES, SEGMENT_BYTES, CoreName
 from lichen.boards.board import Board
 from lichen.boards.buses import interface
 from lichen.boards.core_image import CoreImage
@@ -72,8 +72,8 @@ class BoardCore:
 def make(
     model: Model, name: CoreName, board: Board, target: fold.Target, face: Face = "packed"
 ) -> BoardCore:
-    """Fold a model's core for a board that it has for itself; as `make_all`."""
-    return make_all(model, (name,), board, target, face)[name]
+    """Fold a core for a board that it has for itself or, by the target, shares; as `make_all`."""
+    return make_all(model, CORES if target.shared else (name,), board, target, face)[name]
 
 
 def make_all(

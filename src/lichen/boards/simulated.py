@@ -38,5 +38,5 @@ def image_for(made: Record, core: CoreName, model: Model) -> CoreImage:
     target = fold.Target(built.width, built.height, built.target, built.clock_hz, shared)
     found = cores.make(model, core, board(made.board), target)
     require_layout(made, core, found.top.layout, model)
-    # Where memories are does not change the words; a pair of cores keeps other delays in DRAM.
+    # Where memories are does not change the words; an older plan may keep other delays in DRAM.
     return replace(found.image, delay_bytes=built.delay_bytes)
