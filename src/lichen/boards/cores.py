@@ -73,21 +73,24 @@ def make(
     model: Model, name: CoreName, board: Board, target: fold.Target, face: Face = "packed"
 ) -> BoardCore:
     """Fold a core for a board that it has for itself or, by the target, shares; as `make_all`."""
-    return make_all(model, CORES if target.shared else (name,), board, target, face)[name]
+    return make_all(model, (name,), board, target, face)[name]
 
 
 def make_all(
     model: Model, names: Sequence[CoreName], board: Board, target: fold.Target,
     face: Face = "packed",
 ) -> dict[CoreName, BoardCore]:  # fmt: skip
-    """Fold cores that share a board. Raises ContractError where there is no hardware for one.
+    """Fold cores of a board. Raises ContractError where there is no hardware for one.
 
+    Where the target is shared, both cores are planned and placed, whichever are asked for.
     face: "packed" to synthesise, "plain" to simulate.
     """
     part = fold.PARTS[board.name]
-    plans = {name: trial.plan_for(model, name, part, target) for name in names}
-    made = {}
-    for name, placement in place(plans, part).items():
+    planned = CORES if target.shared else names
+    plans = {name: trial.plan_for(model, name, part, target) for name in planned}
+    placements, made = place(plans, part), {}
+    for name in names:
+        placement = placements[name]
         core = trial.core_for(model, name, plans[name], placement, face)
         top = Top(core, board.name, target.width, target.height, trial.STRIPE)  # type: ignore[arg-type]
         image = core_image.of_core(core, model, top.layout)
