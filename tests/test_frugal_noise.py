@@ -19,6 +19,14 @@ from lichen.training import quantize  # noqa: E402
 C = 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pictures(count: int = 4) -> torch.Tensor:
     small = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     x = F.interpolate(small, 64, mode="bilinear")

@@ -95,6 +95,7 @@ def equalise(model: QuantizableModel, batches: Sequence[Tensor], seed: int = 0) 
     quantize.fill_weights(model)
 
 
+@torch.no_grad()
 def look(
     model: QuantizableModel, places: Sequence[Junction], batches: Sequence[Tensor], seed: int
 ) -> tuple[list[Seen], Tensor, Tensor]:
@@ -191,6 +192,7 @@ def _together(parts: Sequence[Seen]) -> Seen:
     return Seen(outputs, power, total("weight"), total("reader_weight"), total("gamma"))
 
 
+@torch.no_grad()
 def inner_and_outer(junction: Junction, seen: Seen) -> tuple[Tensor, Tensor]:
     """Find the scales (C,) of what a GDN reads and of what it gives that make the least noise."""
     gdn = junction.gdn
@@ -222,6 +224,7 @@ def inner_and_outer(junction: Junction, seen: Seen) -> tuple[Tensor, Tensor]:
     return inner.exp(), outer.exp()
 
 
+@torch.no_grad()
 def latent_scale(reader: Convolution, power: Tensor, counts: Tensor) -> Tensor:
     """Find the scale (M,) of the latents that synthesis reads: 16 bits, so that weights decide."""
     largest = _largest(reader)
