@@ -168,8 +168,8 @@ class Plan:
 # LUT and FF of a convolution: what `widths` says, times these (docs/results/synthesis.json).
 LUT_PER_SUM_BIT = 2.37  # accumulator and the register that hands it on
 LUT_PER_COLUMN_BIT = 0.96  # the shift registers that feed the array
-LUT_OF_STAGE = 619.0  # counters of loader, player and tile buffer, a requantiser
-FF_OF_STAGE = 543.0
+LUT_OF_STAGE = 630.0  # counters of loader, player and tile buffer, a requantiser
+FF_OF_STAGE = 620.0
 REQUANTISE_SUMS = 6  # registers of whole sums in a requantiser
 LUT_ELEMENT, FF_ELEMENT = 110, 130  # per lane and operation
 LUT_DELAY, FF_DELAY = 140, 320  # of a delay on the chip, its memory excepted
