@@ -10,6 +10,9 @@ from stages import depthwise_conv, random_conv
 from tiny_codec import programs
 
 from lichen import model as models
+from lichen.boards import cores
+from lichen.boards.address_map import CORES
+from lichen.boards.build import TOGETHER, target_of
 from lichen.errors import ContractError
 from lichen.program import Input, Output, Program, ops
 from lichen.rtl import fold, graph, leaf, skew
@@ -18,6 +21,8 @@ from lichen.rtl.fold import KV260, ZCU102, Memory, Resources, Target, shortfall
 from lichen.rtl.layer import Folding
 from lichen.rtl.leaf import Home
 from lichen.rtl.placement import OUTSIDE_LOGIC
+from lichen.rtl.registers import DELAYS
+from lichen.rtl.trial import plan_for
 
 RNG = np.random.default_rng(3)
 
@@ -232,3 +237,18 @@ def test_the_student_keeps_the_rate(kind: str, part: fold.Part, target: Target) 
     assert {memory.role for memory in placement.external} <= {"delay"}
     kept = (*(memory for memory, _ in placement.homes), *placement.external)
     assert sorted(map(repr, kept)) == sorted(map(repr, plan.memories))
+
+
+@pytest.mark.parametrize("board", sorted(TOGETHER))
+def test_both_cores_of_the_student_fit_a_board(board: str) -> None:
+    part, target = fold.PARTS[board], target_of(board, "both", None, None)
+    plans = {core: plan_for(models.default(), core, part, target) for core in CORES}
+    placed = cores.place(plans, part)
+    taken = [plan.logic + placed[core].resources for core, plan in plans.items()]
+    fold.require_fit(sum(taken, Resources()), part)
+    for core, plan in plans.items():
+        assert plan.cycles <= target.cycles and plan.occupancy >= 0.85
+        assert plan.first_output_lines <= fold.LAG_LINES
+        assert len(placed[core].external) <= DELAYS
+        folded = [stage.cycles for stage in plan.stages if stage.folding]
+        assert min(folded) >= (1 - fold.SPREAD) * max(folded)
