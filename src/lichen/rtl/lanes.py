@@ -6,6 +6,7 @@ each other; a beat holds `lanes` values that follow each other, the first one in
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -77,10 +78,11 @@ class Narrow(wiring.Component):
 
 
 class Relane(wiring.Component):
-    """Change the lanes of a stream: straight where one number divides the other, else through 1.
+    """Change the lanes of a stream: straight where one number divides the other, else through both.
 
-    Throughput: min(lanes_in, lanes_out) values per cycle, or one value per cycle where neither
-    divides the other. Latency: 0 (equal lanes), 1, or 2 cycles after the last value of a beat.
+    Throughput: min(lanes_in, lanes_out) values per cycle. Latency: 0 (equal lanes), 1, or 2 cycles
+    after the last value of a beat; where neither divides the other, of lcm(lanes_in, lanes_out)
+    values.
     """
 
     def __init__(self, bits: int, lanes_in: int, lanes_out: int) -> None:
@@ -94,9 +96,10 @@ class Relane(wiring.Component):
         lanes_in, lanes_out = self.lanes_in, self.lanes_out
         source = self.input
         if lanes_out % lanes_in and lanes_in % lanes_out:
-            m.submodules.narrow = narrow = Narrow(self.bits, lanes_in)
-            connect(m, source, narrow.input)
-            source, lanes_in = narrow.output, 1
+            both = lcm(lanes_in, lanes_out)
+            m.submodules.gather = gather = Widen(self.bits * lanes_in, both // lanes_in)
+            connect(m, source, gather.input)
+            source, lanes_in = gather.output, both
         if lanes_out > lanes_in:
             m.submodules.widen = widen = Widen(self.bits * lanes_in, lanes_out // lanes_in)
             connect(m, source, widen.input)
