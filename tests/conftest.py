@@ -1,8 +1,8 @@
-"""The one switch of the tests: `pytest --regenerate-golden` rewrites tests/golden/."""
+"""`pytest --regenerate-golden` rewrites tests/golden/; fixtures of several modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the golden bytes anew instead of comparing; needs a line in CHANGELOG.md",
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread during a module: tiny layers want no more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from lichen.training.closed import closed_channels  # noqa: E402
 
 TINY = {"width": 8, "encoder_blocks": [1, 0, 0], "decoder_blocks": [1, 0, 0], "fine_width": 8,
         "coarse_width": 8, "latents": 16, "hyper_width": 8, "hyper_reduction": 32}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_open_channels_have_the_gradient_of_a_relu():
@@ -32,19 +33,13 @@ def test_closed_channels_are_asked_for_more_only():
     assert torch.equal(x.grad, expected)
 
 
-def close(model: Student) -> torch.nn.Module:
-    layer = model.synthesis_branch[4].conv1
-    with torch.no_grad():
-        layer.bias.fill_(-100.0)
-    return layer
-
-
 def test_closed_channels_are_counted():
     torch.manual_seed(0)
     model, x = Student(**TINY), torch.rand(2, 3, 64, 64) * 2 - 1
     name = "synthesis_branch.4.conv1"
     assert closed_channels(model, x)[name] == (0, 8)
-    close(model)
+    with torch.no_grad():
+        model.synthesis_branch[4].conv1.bias.fill_(-100.0)
     assert closed_channels(model, x)[name] == (8, 8)
     assert "analysis_branch.1" not in closed_channels(model, x)  # no ReLU
 

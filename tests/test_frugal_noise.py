@@ -18,13 +18,7 @@ from lichen.training import quantize  # noqa: E402
 
 C = 8
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pictures(count: int = 4) -> torch.Tensor:

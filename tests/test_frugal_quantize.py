@@ -39,13 +39,7 @@ MODELS = {
     "student": ("student", {"width": 8, "encoder_blocks": [1, 1], "decoder_blocks": [1, 1]}),
 }
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(kind: str, seed: int = 0):

@@ -74,14 +74,8 @@ SMALL = {
     "zou2022-wacnn": {"n": 8, "m": 8, "slices": 2, "hidden": [8, 8, 8, 8], "heads": 2},
 }  # fmt: skip
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Equality to the last bit is for one number of threads; tiny layers want one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# Equality to the last bit is for one number of threads; tiny layers want one.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)

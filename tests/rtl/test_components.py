@@ -233,6 +233,15 @@ def test_streams(model: Simulation, chance: float) -> None:
     assert (result.outputs["relane_output"].view(np.uint8) == flat).all()
 
 
+def test_lanes_change_without_waiting(model: Simulation) -> None:
+    """From 3 lanes to 4: three values a cycle, though neither number divides the other."""
+    cycles = [
+        model.run({"relane_input": np.arange(4 * n)}, {"relane_output": 3 * n}).cycles
+        for n in (10, 110)
+    ]
+    assert cycles[1] - cycles[0] == 4 * 100
+
+
 def test_a_delay_holds_its_depth(model: Simulation) -> None:
     """Depth 5 words of 3 values: at least these 15 go in while nothing comes out."""
     flat = np.arange(15)
