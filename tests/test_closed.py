@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the [train] extra")
 
-from lichen.models.layers import KeepAlive  # noqa: E402
+from lichen.models.layers import Conv2d, KeepAlive  # noqa: E402
 from lichen.models.student import Student  # noqa: E402
 from lichen.training.closed import closed_channels  # noqa: E402
 
@@ -31,6 +31,27 @@ def test_closed_channels_are_asked_for_more_only():
     (KeepAlive.apply(x) * weight).sum().backward()
     expected = torch.where((x > 0) | (weight < 0), weight, 0.0)
     assert torch.equal(x.grad, expected)
+
+
+def test_one_closed_channel_leaves_the_others_their_gradient():
+    x = torch.randn(2, 3, 8, 8)
+    x[:, 1] = -1.0
+    x.requires_grad_()
+    weight = torch.randn_like(x)
+    (KeepAlive.apply(x) * weight).sum().backward()
+    expected = torch.where(x > 0, weight, 0.0)
+    expected[:, 1] = weight[:, 1].clamp_max(0)
+    assert torch.equal(x.grad, expected)
+
+
+def test_relus_stay_open_in_integers():
+    layer = Conv2d(1, 1, 1, dtype="u8", exponent=0)
+    layer.quantized = True
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(-100.0)
+    layer(torch.ones(1, 1, 4, 4), 0).sum().mul(-1).backward()  # asks for more
+    assert layer.bias.grad.item() == -16
 
 
 def test_closed_channels_are_counted():

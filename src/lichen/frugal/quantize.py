@@ -383,9 +383,9 @@ def tuner(
     trainer = Trainer(recipe, torch.device("cpu"))
     Snapshot.of(model).restore(trainer.model)
     trainer.reset_average()
-    trainer.quantized = True
-    trainer.model.set_quantized(True)
-    trainer.model.train_quickly()
+    trainer.compute_in_integers()
+    if not model.integers_in_bfloat16:
+        trainer.model.train_quickly()
     return trainer
 
 

@@ -26,6 +26,7 @@ from lichen.models.layers import (
 )
 from lichen.models.minnen2020 import ChannelConditional
 from lichen.models.student import Student, quality_to_lambda
+from lichen.training import scales
 from lichen.training.loss import balance, rate_distortion
 
 POSITIONS = (0.0, 0.5, 1.0)  # quality positions that are looked at
@@ -56,12 +57,16 @@ def fit(
     batches: as for `calibrate`. rescale, correct: weights may be equalised, biases corrected where
     that lowers the loss (in vain where training goes on); without, only exponents are chosen.
     """
-    if isinstance(model, Student):  # knows how its sums must agree; it is trained in integers next
+    if isinstance(model, Student):  # knows how its sums must agree
         model.set_quantized(False)
+        if rescale:
+            scales.equalise(model, batches)
         model.calibrate_begin()
         for x in batches:
             model(x, torch.linspace(0, 1, len(x), device=x.device), noise=False)
         model.calibrate_end()
+        calibrate(model, batches, wide=False)
+        model.align()
         return
     if rescale:
         equalise(model, batches)
@@ -91,18 +96,22 @@ def _integer_loss(model: QuantizableModel, batches: Sequence[Tensor]) -> float:
 
 @torch.no_grad()
 def calibrate(
-    model: QuantizableModel, batches: Iterable[Tensor], positions: Sequence[float] = POSITIONS
+    model: QuantizableModel,
+    batches: Iterable[Tensor],
+    positions: Sequence[float] = POSITIONS,
+    wide: bool = True,
 ) -> None:
     """Choose every exponent that the design leaves open.
 
     batches: pixels (B, 3, H, W) in -1..1, passed through at each quality position (0..1). An 8-bit
     layer takes the exponent whose rounding and saturation make the least squared error; a 16-bit
-    layer the finest that leaves one bit above the largest value seen.
+    layer, unless `wide` is off, the finest that leaves one bit above the largest value seen.
     """
     tops, samples = observe_outputs(model, batches, positions)
     for layer, top in tops.items():
         if layer.dtype == "s16":
-            layer.set_exponent(wide_exponent(top))
+            if wide:
+                layer.set_exponent(wide_exponent(top))
             continue
         coarsest = finest_exponent(layer.dtype, top)
         values = torch.cat(samples[layer])

@@ -169,8 +169,7 @@ class Trainer:
             self.model.load_state_dict(self.average)
         batches = calibration_batches(data, r)
         quantize.fit(self.model, batches, rescale=restart, correct=False)
-        self.quantized = True
-        self.model.set_quantized(True)
+        self.compute_in_integers()
         if restart:
             self.new_optimizer()
             self.reset_average()
@@ -178,6 +177,11 @@ class Trainer:
         for name, value in self.model.state_dict().items():
             if name.endswith(("exponent", "peak")):
                 self.average[name].copy_(value)
+
+    def compute_in_integers(self) -> None:
+        """Compute in integers from now on, by the exponents that the layers have."""
+        self.quantized = True
+        self.model.train_in_integers()
 
     def train_step(self, data: Photographs) -> None:
         """Do one step. Raises FloatingPointError, with nothing changed, for infinite gradients."""
@@ -227,7 +231,7 @@ class Trainer:
             if self.compiled
             else SampleNoise(r.seed, self.step, first, self.device)
         )
-        amp = r.bfloat16 and not self.quantized
+        amp = r.bfloat16 and (not self.quantized or self.model.integers_in_bfloat16)
         with noise, torch.autocast(self.device.type, torch.bfloat16, enabled=amp):
             coded = self.forward(x, position)
         terms = rate_distortion(coded, x, weight, r.metric, factor)
@@ -313,8 +317,8 @@ class Trainer:
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.sums, self.plateau = state["sums"], state["plateau"]
-        self.quantized = state["quantized"]
-        self.model.set_quantized(self.quantized)
+        if state["quantized"]:
+            self.compute_in_integers()
         return True
 
 
