@@ -168,19 +168,22 @@ def post_training(
     *,
     metric: str = "mse",
     one_lambda: float | None = None,
+    trained: bool = False,
     say: Say | None = None,
 ) -> Report:
     """Quantise a float network in place; it then computes in integers where `set_quantized` is on.
 
-    batches: pixels (B, 3, H, W) in -1..1, to calibrate by. Raises LichenError for a model that has
-    no integer form and for a budget that cannot be met.
+    batches: pixels (B, 3, H, W) in -1..1, to calibrate by. trained: it was trained in integers,
+    whose exponents are what others have to beat. Raises LichenError for a model that has no integer
+    form and for a budget that cannot be met.
     """
     if not model.quantized_layers():
         raise LichenError(
             f"{type(model).__name__} runs in float and cannot be quantised; there are balle2016, "
             "balle2018, minnen2020 and student"
         )
-    work = _Work(model, batches, Loss(batches[:LOSS_BATCHES], metric, one_lambda), plan, say)
+    loss = Loss(batches[:LOSS_BATCHES], metric, one_lambda)
+    work = _Work(model, batches, loss, plan, trained, say)
     if plan.bits is None:  # before anything that takes minutes
         _check_budget(model, plan)
     if "equalise" in plan.methods:
@@ -210,9 +213,11 @@ class _Work:
         batches: Sequence[Tensor],
         loss: Loss,
         plan: Plan,
+        trained: bool,
         say: Say | None,
     ) -> None:
         self.model, self.batches, self.loss, self.plan = model, batches, loss, plan
+        self.trained = trained
         self.say = say or (lambda _: None)
         for layer in sensitivity.weighted(model).values():
             layer.weight_bits, layer.grid = 8, None
@@ -228,6 +233,9 @@ class _Work:
         by(self.model, self.batches)
 
     def begin(self) -> None:
+        if self.trained:
+            self.note("as trained", self.loss(self.model))
+            return
         self.calibrate()
         self.note("ranges" if "ranges" in self.plan.methods else "peaks", self.loss(self.model))
 

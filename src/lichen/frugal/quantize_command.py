@@ -46,7 +46,13 @@ def quantize_command(arguments: argparse.Namespace) -> int:
 
     batches = quantize.calibration(photographs, arguments.crops, arguments.crop, arguments.seed)
     report = quantize.post_training(
-        model, batches, plan, metric=made.metric, one_lambda=made.one_lambda, say=say
+        model,
+        batches,
+        plan,
+        metric=made.metric,
+        one_lambda=made.one_lambda,
+        trained=made.quantized_steps > 0,
+        say=say,
     )
     if arguments.qat_steps:
         before = Snapshot.of(model)
