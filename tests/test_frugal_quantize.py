@@ -282,6 +282,26 @@ def test_a_pair_is_equalised_only_where_the_grids_gain():
     assert scale is not None and scale[0] / scale[1] > 10 and scale[5] / scale[1] < 0.2
 
 
+def test_trained_exponents_are_what_others_have_to_beat():
+    def exponents(model):
+        return [layer.output_exponent for layer in ranges.free_layers(model)]
+
+    model, x = network("student"), photographs()
+    ranges.by_error(model, [x])
+    wanted = exponents(model)
+    for trained in (True, False):
+        for layer in ranges.free_layers(model):
+            layer.set_exponent(layer.output_exponent - 3)
+        before = exponents(model)
+        report = post_training(model, [x], Plan(methods=()), trained=trained)
+        assert (exponents(model) == before) == trained
+        assert report.steps[0]["step"] == ("as trained" if trained else "peaks")
+    for layer, exponent in zip(ranges.free_layers(model), wanted, strict=True):
+        layer.set_exponent(exponent - 3)
+    report = post_training(model, [x], Plan(methods=("equalise",)), trained=True)
+    assert [step["kept"] for step in report.steps] == [True, True]  # much too coarse: beaten
+
+
 @torch.no_grad()
 def test_ranges_by_peak_hold_and_by_error_clip():
     model = network("means")
