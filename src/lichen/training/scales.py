@@ -139,7 +139,7 @@ def pairs_of(model: Student) -> list[Pair]:
 
 @contextmanager
 def _inputs(model: Student, layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """Collect what layers read while pictures are coded: each time (C, n), at most all of it."""
+    """Collect what layers read while pictures are coded: (C, n) for each call."""
     found: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 
     def keep(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
