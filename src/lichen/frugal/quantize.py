@@ -392,8 +392,7 @@ def tuner(
     Snapshot.of(model).restore(trainer.model)
     trainer.reset_average()
     trainer.compute_in_integers()
-    if not model.integers_in_bfloat16:
-        trainer.model.train_quickly()
+    trainer.model.train_quickly()
     return trainer
 
 

@@ -101,6 +101,12 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.is_bf16_supported()
 
 
+def low_gradients(x: Tensor) -> bool:
+    """Tell whether gradients of products in float32 are worth computing by bfloat16 ones."""
+    trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
+    return trains and not torch.is_autocast_enabled("cpu")
+
+
 class Pointwise(torch.autograd.Function):
     """1x1 convolution of (B, C, H, W) in float32, its gradients by bfloat16 products on CPUs.
 
@@ -315,10 +321,10 @@ class Conv2d(Weighted):
             assert input_exponent is not None
             weight, bias = self.rounded(input_exponent)
         top, left, bottom, right = self.padding
-        trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
-        if self.pointwise and trains and not torch.is_autocast_enabled("cpu"):
+        low = low_gradients(x)
+        if self.pointwise and low:
             return self.finish(Pointwise.apply(x, weight, bias))
-        if self.quick and trains and self.quantized and (top, left) == (bottom, right):
+        if self.quick and low and self.quantized and (top, left) == (bottom, right):
             settings = self.stride, [top, left], False, 0, self.groups
             return self.finish(LowGradient.apply(x, weight, bias, *settings))
         if top == bottom and left == right:
@@ -359,8 +365,7 @@ class ConvTranspose2d(Weighted):
         if self.quantized:
             assert input_exponent is not None
             weight, bias = self.rounded(input_exponent)
-        trains = torch.is_grad_enabled() and x.device.type == "cpu" and fast_bfloat16(x.device)
-        if self.quick and trains and self.quantized:
+        if self.quick and low_gradients(x) and self.quantized:
             settings = self.stride, [self.padding] * 2, True, self.output_padding, 1
             return self.finish(LowGradient.apply(x, weight, bias, *settings))
         y = F.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding)
