@@ -61,8 +61,7 @@ def test_channels_fill_their_range():
     model, x = uneven_student(), photographs()
     spread = []
     for _ in range(2):
-        stream = scales.streams_of(model)[-1]
-        clip = scales._clips(model, stream, [x])
+        (clip,) = scales.clips(model, scales.streams_of(model)[-1:], [x])
         spread.append(float(clip.max() / clip.min()))
         scales.equalise(model, [x])
     assert spread[0] > 10 and spread[1] < 1.2

@@ -34,6 +34,7 @@ from lichen.models.layers import (
     Stack,
     weight_exponents,
 )
+from lichen.training.loss import rates
 
 Call = tuple[Tensor, int]  # input of a transform or a layer, and its exponent
 SAMPLES = 8192  # positions of a layer's output that decide its rounding
@@ -75,11 +76,6 @@ def convolutions(unit: nn.Module) -> list[Conv2d | ConvTranspose2d]:
     """List a unit's dense convolutions in the order in which they run."""
     found = [layer for layer in unit.modules() if isinstance(layer, Conv2d | ConvTranspose2d)]
     return [layer for layer in found if isinstance(layer, ConvTranspose2d) or layer.groups == 1]
-
-
-def rates(count: int) -> Tensor:
-    """Spread `count` pictures over the rates: quality positions 0..1."""
-    return torch.linspace(0, 1, count) if count > 1 else torch.full((1,), 0.5)
 
 
 def inputs_of(module: nn.Module, run: Callable[[], object]) -> list[Call]:

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lichen.frugal.adaround import rates
 from lichen.models.gdn import GDN
 from lichen.models.layers import Conv2d, ConvTranspose2d, QuantizableModel
 from lichen.models.student import quality_to_lambda
 from lichen.training import quantize
-from lichen.training.loss import balance
+from lichen.training.loss import balance, rates
 
 SAMPLES = 4096  # of each channel, that its saturation is computed from
 PICTURES = 4  # of a forward pass

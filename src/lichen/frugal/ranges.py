@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lichen.frugal.adaround import rates
 from lichen.models.layers import RANGES, Quantizable, QuantizableModel
 from lichen.models.student import Coded, quality_to_lambda
 from lichen.training import quantize
-from lichen.training.loss import balance, rate_distortion
+from lichen.training.loss import balance, rate_distortion, rates
 
 
 @dataclass(frozen=True, eq=False)

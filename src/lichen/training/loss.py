@@ -34,6 +34,11 @@ def balance(weight: Tensor) -> Tensor:
     return (weight / math.sqrt(LAMBDA_MIN * LAMBDA_MAX)) ** -0.5
 
 
+def rates(count: int) -> Tensor:
+    """Spread `count` pictures over the rates: quality positions 0..1."""
+    return torch.linspace(0, 1, count) if count > 1 else torch.full((1,), 0.5)
+
+
 def rate_distortion(
     coded: Coded, x: Tensor, weight: Tensor, metric: str, factor: Tensor | float = 1.0
 ) -> dict[str, Tensor]:

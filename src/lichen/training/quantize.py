@@ -62,8 +62,7 @@ def fit(
         if rescale:
             scales.equalise(model, batches)
         model.calibrate_begin()
-        for x in batches:
-            model(x, torch.linspace(0, 1, len(x), device=x.device), noise=False)
+        scales.code(model, batches)
         model.calibrate_end()
         calibrate(model, batches, wide=False)
         model.align()

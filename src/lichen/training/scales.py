@@ -17,7 +17,7 @@ Two kinds of scales:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lichen.models.layers import Conv2d, Requantize, ResidualBlock, Stack
 from lichen.models.student import Student
+from lichen.training.loss import rates
 
 PEAK = 0.999  # quantile that stands for a channel's peak
 CHANNEL_SAMPLES = 1 << 12  # of each channel, per forward pass
@@ -78,8 +79,8 @@ def equalise(model: Student, batches: Sequence[Tensor]) -> int:
     """
     model.set_quantized(False)
     streams = streams_of(model)
-    for stream in streams:
-        fill(stream, _clips(model, stream, batches))
+    for stream, clip in zip(streams, clips(model, streams, batches), strict=True):
+        fill(stream, clip)
     changed = len(streams) + 1
     _fill_hyper_input(model, batches)
     for pair in pairs_of(model):
@@ -138,39 +139,52 @@ def pairs_of(model: Student) -> list[Pair]:
 
 
 @contextmanager
-def _inputs(model: Student, layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """Collect what layers read while pictures are coded: (C, n) for each call."""
-    found: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
-
-    def keep(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        found[layer].append(arguments[0].transpose(0, 1).flatten(1).float())
-
-    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+def _before(layers: Iterable[nn.Module], look: Callable[..., None]) -> Iterator[None]:
+    """Call `look` with a layer and its arguments before each time that one of `layers` runs."""
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
-        yield found
+        yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _code(model: Student, batches: Sequence[Tensor]) -> None:
+def _by_channel(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).flatten(1).float()
+
+
+def _sample(x: Tensor) -> Tensor:
+    """Take about CHANNEL_SAMPLES values of each channel (C, n), evenly spaced."""
+    return x[:, :: max(1, x.shape[1] // CHANNEL_SAMPLES)]
+
+
+def code(model: Student, batches: Sequence[Tensor]) -> None:
+    """Code pictures (B, 3, H, W), those of a batch at rates from the lowest to the highest."""
     for x in batches:
-        model(x, torch.linspace(0, 1, len(x), device=x.device), noise=False)
+        model(x, rates(len(x)).to(x.device), noise=False)
 
 
-def _clips(model: Student, stream: Stream, batches: Sequence[Tensor]) -> Tensor:
-    """Give for each channel of a stream the range (C,) by which 8 bits err least."""
-    ranges = []
-    with _inputs(model, stream.readers) as seen:
-        _code(model, batches)
-    for values in seen.values():
-        x = torch.cat([v[:, :: max(1, v.shape[1] // CHANNEL_SAMPLES)] for v in values], 1)
-        top = torch.cat([v.abs().amax(1, keepdim=True) for v in values], 1).amax(1)
-        tried = [top * 2.0 ** (-k / 4) for k in range(CLIPS)]
-        errors = [_clipping_error(x, clip.clamp_min(1e-9)) for clip in tried]
-        best = torch.stack(errors).argmin(0)
-        ranges.append(torch.stack(tried).gather(0, best[None])[0])
-    return torch.stack(ranges).amax(0)
+def clips(model: Student, streams: Sequence[Stream], batches: Sequence[Tensor]) -> list[Tensor]:
+    """Give for each stream the range of its channels (C,) by which 8 bits err least."""
+    found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def keep(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        x = _by_channel(arguments[0])
+        found.setdefault(layer, []).append((_sample(x), x.abs().amax(1)))
+
+    with _before((reader for stream in streams for reader in stream.readers), keep):
+        code(model, batches)
+    ranges = {reader: _best_clip(*zip(*seen, strict=True)) for reader, seen in found.items()}
+    return [torch.stack([ranges[r] for r in stream.readers]).amax(0) for stream in streams]
+
+
+def _best_clip(samples: Sequence[Tensor], tops: Sequence[Tensor]) -> Tensor:
+    """Give the best range (C,) from samples (C, n) and largest magnitudes (C,) of each pass."""
+    x, top = torch.cat(tuple(samples), 1), torch.stack(tuple(tops)).amax(0)
+    tried = [top * 2.0 ** (-k / 4) for k in range(CLIPS)]
+    errors = [_clipping_error(x, clip.clamp_min(1e-9)) for clip in tried]
+    best = torch.stack(errors).argmin(0)
+    return torch.stack(tried).gather(0, best[None])[0]
 
 
 def _clipping_error(x: Tensor, clip: Tensor) -> Tensor:
@@ -204,11 +218,11 @@ def _fill_hyper_input(model: Student, batches: Sequence[Tensor]) -> None:
     """
     layer, reader = model.hyper_input, model.hyper_analysis[0]
     assert isinstance(reader, Conv2d)
-    with _inputs(model, [layer]) as seen:
+    seen: list[Tensor] = []
+    with _before([layer], lambda _, arguments: seen.append(_sample(_by_channel(arguments[0])))):
         for x in batches:
             model(x, torch.ones(len(x), device=x.device), noise=False)
-    v = torch.cat([v[:, :: max(1, v.shape[1] // CHANNEL_SAMPLES)] for v in seen[layer]], 1)
-    peak = v.abs().quantile(PEAK, dim=1)
+    peak = torch.cat(seen, 1).abs().quantile(PEAK, dim=1)
     one = 2.0**-layer.output_exponent
     wanted = (127 * one / (HYPER_RANGE * peak).clamp_min(1e-9)).clamp_max(HYPER_FINEST * one)
     old = layer.multiplier.clone()
@@ -228,17 +242,24 @@ def _scale_outputs(layer: Conv2d, scale: Tensor, shuffle: int) -> None:
 
 def _watch(model: Student, pair: Pair, batches: Sequence[Tensor]) -> Seen:
     """Run the network in float and look at a pair's activations."""
-    with _inputs(model, [pair.first, pair.readers[0]]) as seen:
-        _code(model, batches)
-    outside, between = seen.values()
+    powers: list[float] = []
+    between: list[Tensor] = []
+
+    def look(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if layer is pair.first:
+            powers.append(float(arguments[0].square().mean()))
+        else:
+            between.append(_by_channel(arguments[0]))
+
+    with _before([pair.first, pair.readers[0]], look):
+        code(model, batches)
     flat = torch.cat(between, 1)
     top = flat.abs().amax(1)
-    flat = flat[:, :: max(1, flat.shape[1] // CHANNEL_SAMPLES)]
+    flat = _sample(flat)
     # a channel that speaks up rarely must not be raised so far that it decides the range then
     peak = flat.abs().quantile(PEAK, dim=1).maximum(top / 4)
     peak = peak.clamp_min(max(1e-6, float(peak.max()) / RARE))
-    power = sum(float(x.square().mean()) for x in outside) / len(outside)
-    return Seen(peak, flat.square().mean(1), power)
+    return Seen(peak, flat.square().mean(1), sum(powers) / len(powers))
 
 
 def best_scale(pair: Pair, seen: Seen) -> Tensor | None:
