@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import socket
@@ -47,7 +48,7 @@ from lichen.training import (  # noqa: E402
     warmstart,
 )
 from lichen.training import train as training  # noqa: E402
-from lichen.training.data import Photographs, list_images  # noqa: E402
+from lichen.training.data import Photographs, list_images, recoloured  # noqa: E402
 from lichen.training.recipe import Recipe  # noqa: E402
 from lichen.training.train import Trainer, train  # noqa: E402
 
@@ -145,6 +146,38 @@ def test_crops_follow_from_seed_step_and_sample(data, folder):
     assert not torch.equal(batch, data.batch(4, step=8))
     other = Photographs(list_images(folder), 64, CPU, scales=(1.0,), seed=1)
     assert not torch.equal(batch, other.batch(4, step=7))
+
+
+def test_a_part_of_the_crops_is_recoloured(data, folder):
+    plain = data.batch(40, step=7)
+    half = Photographs(list_images(folder), 64, CPU, scales=(1.0,), colour=0.5).batch(40, step=7)
+    changed = [not torch.equal(a, b) for a, b in zip(plain, half)]
+    assert 10 < sum(changed) < 30  # and the others are the same crops
+    assert torch.equal(half * 128, torch.round(half * 128))
+    assert half.min() >= -1 and half.max() <= 127 / 128
+
+
+def test_recoloured_crops_differ_in_colour_alone():
+    rng = random.Random(5)
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, 16, 16)
+    factors = []
+    for _ in range(50):
+        crop = recoloured(ramp, rng)
+        assert crop.dtype == torch.uint8 and crop.shape == ramp.shape
+        middle = crop[:, 4, 8].double()  # 72 in the ramp: never cut off
+        factors.append(middle / 72)
+        expected = (ramp.double() * factors[-1][:, None, None]).clamp(0, 255)
+        assert (crop.double() - expected).abs().max() <= 0.5 + 255 / 72 * 0.5
+    factors = torch.stack(factors)
+    low, high = 0.7 * 0.9 - 0.01, 1.15 * 1.1 + 0.01
+    assert low <= factors.min() < 0.75 and 1.1 < factors.max() <= high
+    assert (factors.amax(1) - factors.amin(1)).max() > 0.05  # white balance
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(3, 2, 2)
+    spans = []
+    for _ in range(50):
+        r, g, b = recoloured(red, rng)[:, 0, 0].tolist()
+        spans.append((r - (g + b) / 2) / max(r, 1))
+    assert min(spans) < 0.55 and max(spans) > 0.75  # 0.7 in the picture
 
 
 def test_no_pictures_is_an_error(tmp_path, folder):

@@ -397,7 +397,10 @@ def _quantised_steps(
     )
     keep_buffers()
     trainer.resume(folder)
-    data = Photographs(list(place.photographs), trainer.recipe.crop, trainer.device, seed=seed)
+    tuned = trainer.recipe
+    data = Photographs(
+        list(place.photographs), tuned.crop, trainer.device, seed=seed, colour=tuned.colour
+    )
     number = run_training(
         trainer,
         data,

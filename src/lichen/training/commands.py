@@ -85,7 +85,9 @@ def run_recipe(
         for extra in extras(trainer):
             trainer.add(extra)
         resumed = trainer.resume(folder)
-        data = Photographs(list(photographs), wanted.crop, here, seed=wanted.seed)
+        data = Photographs(
+            list(photographs), wanted.crop, here, seed=wanted.seed, colour=wanted.colour
+        )
         if not resumed:
             start(trainer.model, data, wanted, options.weights, options.transforms)
             trainer.reset_average()

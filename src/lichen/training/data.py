@@ -19,6 +19,9 @@ from lichen.errors import LichenError
 from lichen.training.seeds import derived
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+SATURATION = 0.5, 1.4  # of recoloured crops, times that of the picture
+EXPOSURE = 0.7, 1.15
+WHITE_BALANCE = 0.9, 1.1  # of each channel
 NAMED = 8  # pictures that a note names; it counts the others
 
 
@@ -58,6 +61,20 @@ def _at_scales(path: Path, scales: tuple[float, ...], crop: int) -> list[np.ndar
     return arrays
 
 
+def recoloured(crop: Tensor, rng: random.Random) -> Tensor:
+    """Give a crop, uint8 (3, H, W), other saturation, white balance and exposure, at random.
+
+    Pixels stay whole numbers of 0..255, as those of any photograph.
+    """
+    saturation = rng.uniform(*SATURATION)
+    exposure = rng.uniform(*EXPOSURE)
+    gains = [exposure * rng.uniform(*WHITE_BALANCE) for _ in range(3)]
+    x = crop.float()
+    grey = x.mean(0, keepdim=True)
+    x = torch.lerp(grey, x, saturation) * x.new_tensor(gains)[:, None, None]
+    return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
 def _named(paths: list[Path], what: str) -> str:
     names = ", ".join(path.name for path in paths[:NAMED])
     more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
@@ -67,9 +84,10 @@ def _named(paths: list[Path], what: str) -> str:
 class Photographs:
     """All training pictures in memory as uint8 (3, H, W), each also at smaller scales.
 
-    `batch` gives random crops with flips and rotations. Smaller scales (Lanczos) make a small set
-    of photographs last longer and sharpen soft ones. Pictures that cannot be read or are smaller
-    than a crop are left out, with a warning that names and counts them.
+    `batch` gives random crops with flips and rotations, a part `colour` of them with other colours
+    (see `recoloured`). Smaller scales (Lanczos) make a small set of photographs last longer and
+    sharpen soft ones. Pictures that cannot be read or are smaller than a crop are left out, with a
+    warning that names and counts them.
     """
 
     def __init__(
@@ -79,8 +97,10 @@ class Photographs:
         device: torch.device,
         scales: tuple[float, ...] = (1.0, 0.7, 0.5),
         seed: int = 0,
+        colour: float = 0.0,
     ) -> None:
         self.crop, self.device, self.seed, self.drawn = crop, device, seed, 0
+        self.colour = colour
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             loaded = list(pool.map(lambda path: _at_scales(path, scales, crop), paths))
         self.pictures = [
@@ -126,4 +146,5 @@ class Photographs:
         crop = picture[:, top : top + self.crop, left : left + self.crop]
         if rng.random() < 0.5:
             crop = crop.flip(2)
-        return torch.rot90(crop, rng.randrange(4), (1, 2))
+        crop = torch.rot90(crop, rng.randrange(4), (1, 2))
+        return recoloured(crop, rng) if rng.random() < self.colour else crop

@@ -53,6 +53,9 @@ class Recipe:
     )
     batch: int = _field(8, "crops per step, over all processes together", low=1)
     crop: int = _field(256, "side of the crops in pixels, a multiple of 64", low=64, multiple=64)
+    colour: float = _field(
+        0.0, "part of the crops with other saturation, white balance and exposure", low=0, high=1
+    )
     optimizer: str = _field(
         "adamw", "soap: Adam in Shampoo's eigenbasis", choices=("adamw", "soap")
     )
