@@ -68,6 +68,23 @@ def test_channels_fill_their_range():
 
 
 @torch.no_grad()
+def test_scales_change_nothing_in_float():
+    model, x = uneven_student(), photographs()
+    model.gain.add_(torch.linspace(0, 4, model.latent_channels))  # h_a then scales its input
+    v = model.analyse(x) * model.gains(torch.ones(len(x)))[0]
+    inside = 0.3 * v  # of what h_a still reads unclipped
+
+    def everything() -> list[torch.Tensor]:
+        return [model.analyse(x), model.hyper_analyse(inside), model.synthesise(v)]
+
+    before, multiplier = everything(), model.hyper_input.multiplier.clone()
+    scales.equalise(model, [x])
+    assert not torch.equal(model.hyper_input.multiplier, multiplier)
+    for a, b in zip(before, everything()):
+        assert (a - b).abs().max() < 1e-4 * a.abs().max()
+
+
+@torch.no_grad()
 def test_scaled_integers_are_nearer_to_float():
     x, position = photographs(), torch.linspace(0, 1, 4)
     wanted = uneven_student()(x, position, noise=False).x_hat
