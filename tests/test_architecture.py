@@ -37,8 +37,11 @@ ARROWS: dict[str, set[str]] = {
     "files": {"container", "errors", "picture"},
     "arguments": {"_version", "api", "codec", "container", "training"},  # the fields of a recipe
     "conformance": CODEC | {"entropy", "errors", "executors", "program", "rtl"},
-    "cli": CODEC
-    | {"boards", "conformance", "errors", "evaluation", "frugal", "rtl", "study", "training"},
+    "messages": {"api", "arguments", "errors", "files"},
+    "commands": CODEC
+    | {"boards", "conformance", "errors", "evaluation", "frugal", "messages", "rtl", "study"}
+    | {"training"},
+    "cli": {"arguments", "commands", "messages"},
     "__main__": {"cli"},
     "pillow": CODEC | {"errors"},
     "models": {"errors", "program"},

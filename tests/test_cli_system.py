@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lichen import cli, files
+from lichen import cli, commands, files
 from lichen import model as models
 from lichen.cli import main
 
@@ -238,7 +238,7 @@ def test_refused_threads_are_no_bug_to_report(
     def refuse(*_: object, **__: object) -> None:
         raise DeviceError("4 threads were refused by the system: ask for fewer")
 
-    monkeypatch.setattr(cli, "Codec", refuse)
+    monkeypatch.setattr(commands, "Codec", refuse)
     assert main(["encode", "--model", str(MICRO), "in.png"]) == 6
     said = capsys.readouterr().err
     assert said == "lichen: error: 4 threads were refused by the system: ask for fewer\n"

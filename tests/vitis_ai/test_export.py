@@ -19,6 +19,7 @@ from PIL import Image
 from conftest import MODELS, STAND_INS, photograph, tiny
 from lichen import cli
 from lichen.api import Codec
+from lichen.arguments import MODEL
 from lichen.boards.vitis_ai import targets
 from lichen.boards.vitis_ai.executor import DpuExecutor, EmulatedDpu, parts_of
 from lichen.boards.vitis_ai.measure import psnr
@@ -360,7 +361,7 @@ def test_bad_input(
 def test_models_that_cannot_be_exported(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, words: str
 ) -> None:
-    assert export(tmp_path / "out", photographs, model) == cli.MODEL
+    assert export(tmp_path / "out", photographs, model) == MODEL
     error = capsys.readouterr().err
     assert words in error and "internal" not in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
