@@ -13,7 +13,7 @@ import tiny_board
 from PIL import Image
 from tiny_board import MODEL, picture
 
-from lichen import cli, container
+from lichen import cli, commands, container
 from lichen.api import Codec
 from lichen.boards import core_image, device, record
 from lichen.boards.driver import Driver
@@ -84,7 +84,7 @@ def test_command_line(pair, tmp_path, monkeypatch, capsys):
     """`--device` gives the very bytes and pixels; a session is written where it is asked for."""
     codec, _ = pair
     monkeypatch.setattr(device, "open_driver", open_tiny)
-    monkeypatch.setattr(cli, "_model", lambda name: MODEL)
+    monkeypatch.setattr(commands, "_model", lambda name: MODEL)
     source, stream, back = (tmp_path / name for name in ("a.png", "a.lic", "b.png"))
     pixels = picture(210, 50, 90)
     Image.fromarray(pixels).save(source)
