@@ -16,7 +16,7 @@ from lichen.models.balle2018 import ScaleHyperprior, scale_thresholds  # noqa: E
 from lichen.models.gdn import GDN  # noqa: E402
 from lichen.models.layers import Conv2d, Stack, held  # noqa: E402
 from lichen.models.priors import scale_table  # noqa: E402
-from lichen.models.student import QUALITY_ROWS, Student  # noqa: E402
+from lichen.models.student import QUALITY_ROWS, Student, to_symbols  # noqa: E402
 from lichen.picture import from_array  # noqa: E402
 from lichen.program import ops, run  # noqa: E402
 from lichen.program.check import accumulator_bound  # noqa: E402
@@ -121,8 +121,10 @@ def test_torch_and_programs_agree(kind):
     assert len(np.unique(hyper["index"])) > 3
     assert (hyper["mean"].std() > 0) == ("student" in kind or "means" in kind)
 
-    symbols = run(programs["quantize"], {"v": latents["v"], "mean": hyper["mean"]})["symbols"]
-    assert np.array_equal(integers(torch.round(v - mean), 0), symbols) and symbols.std() > 0.5
+    quantize, given = programs["quantize"], latents | hyper
+    symbols = run(quantize, {x.name: given[x.name] for x in quantize.inputs})["symbols"]
+    rounded = to_symbols(v - mean, index) if "student" in kind else torch.round(v - mean)
+    assert np.array_equal(integers(rounded, 0), symbols) and symbols.std() > 0.5
 
     inputs = {"symbols": symbols, "mean": hyper["mean"]}
     x_hat = run(programs["g_s"], inputs, {"inverse_gain": gains["inverse_gain"]})["x"]
@@ -130,7 +132,7 @@ def test_torch_and_programs_agree(kind):
         inverse = torch.from_numpy(gains["inverse_gain"].astype(np.float32))[None, :, None, None]
         product = next(op for op in programs["g_s"].ops if isinstance(op, ops.Scale))
         e = product.shift + model.dequantized.output_exponent - 4  # of inverse_gain
-        y_hat = model.dequantized.finish((torch.round(v - mean) + mean) * inverse * 2.0**-e)
+        y_hat = model.dequantized.finish((rounded + mean) * inverse * 2.0**-e)
         found = model.synthesise(y_hat)
     else:
         found = model(x, HALF, noise=False).x_hat

@@ -92,9 +92,9 @@ def encode_hyperprior(
     gain = {"gain": model.gains(position)["gain"]}
     latents = executor.run(model.programs["h_a"], {"y": analysis.y}, gain)
     hyper = executor.run(model.programs["h_s"], {"z": latents["z"]})
-    symbols = executor.run(model.programs["quantize"], {"v": latents["v"], "mean": hyper["mean"]})[
-        "symbols"
-    ]
+    quantize = model.programs["quantize"]
+    known = latents | hyper
+    symbols = executor.run(quantize, {x.name: known[x.name] for x in quantize.inputs})["symbols"]
     per_row = symbols.shape[1] // latents["z"].shape[1]
     tables, per_stripe = model.tables_at(position), _coarse_rows(model, stripe)
 

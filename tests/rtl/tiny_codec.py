@@ -72,9 +72,17 @@ def programs(seed: int = 5, hyper: int = HYPER) -> dict[str, Program]:
     )
     quantize = Program(
         "quantize",
-        (Input("v", m, "s16", 4), Input("mean", m, "s16", 4)),
+        (Input("v", m, "s16", 4), Input("mean", m, "s16", 4), Input("index", m, "u8", 0)),
         (),
-        (ops.Add("symbols", "v", "mean", 0, 0, 4, True, "s16"),),
+        (
+            ops.Add("residual", "v", "mean", 0, 0, 0, True, "s16"),
+            ops.TableIndex("open", "index", np.array([2, 5, 6], np.int32)),
+            ops.Add("above.moved", "residual", "open", 0, 0, 0, False, "s16"),
+            ops.Clamp("above", "above.moved", 3, 32767),
+            ops.Add("below.moved", "residual", "open", 0, 0, 0, True, "s16"),
+            ops.Clamp("below", "below.moved", -32768, -3),
+            ops.Add("symbols", "above", "below", 0, 0, 4, False, "s16"),
+        ),
         (Output("symbols", 0),),
     )
     g_s = Program(

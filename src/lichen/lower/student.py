@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from lichen.lower.builder import Builder, rename
-from lichen.lower.parts import gain_rows, quantize_program, tables_of
+from lichen.lower.parts import gain_rows, tables_of
 from lichen.model import GAIN_ROWS, Model
 from lichen.models import student
 from lichen.models.priors import SCALE_LEVELS
-from lichen.program import Vector, ops
+from lichen.program import Program, Vector, ops
 
 
 def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -> Model:
@@ -66,7 +66,7 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
         programs={
             "g_a": g_a,
             "h_a": h_a,
-            "quantize": quantize_program(m, e_latent, e_latent),
+            "quantize": _quantize(m),
             "h_s": h_s,
             "g_s": g_s,
         },
@@ -76,3 +76,25 @@ def lower_student(model: student.Student, name: str, metadata: dict[str, str]) -
         inverse_gain=inverse,
         metadata=metadata,
     )
+
+
+def _quantize(channels: int) -> Program:
+    """v, mean, index -> symbols, as `models.student.to_symbols` does.
+
+    With r = v - mean, g numbers of DEAD_ZONE at or below the index and d numbers in all, the zone
+    is d - g wide, and max(r + g, d) + min(r - g, -d) is r, nearer to zero by the zone.
+    """
+    e, widest = student.LATENT_EXPONENT, len(student.DEAD_ZONE)
+    q = Builder()
+    v, mean = (q.input(name, channels, "s16", e) for name in ("v", "mean"))
+    index = q.input("index", channels, "u8", 0)
+    limits = np.array(student.DEAD_ZONE, np.int32)
+    q.add(ops.Add("residual", v, mean, 0, 0, 0, True, "s16"), e)
+    q.add(ops.TableIndex("open", index, limits), e)
+    for name, subtract, low, high in (
+        ("above", False, widest, 32767), ("below", True, -32768, -widest),
+    ):  # fmt: skip
+        q.add(ops.Add(f"{name}.moved", "residual", "open", 0, 0, 0, subtract, "s16"), e)
+        q.add(ops.Clamp(name, f"{name}.moved", low, high), e)
+    q.add(ops.Add("symbols", "above", "below", 0, 0, e, False, "s16"), 0)
+    return q.build("quantize", ["symbols"])

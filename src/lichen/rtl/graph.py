@@ -187,6 +187,7 @@ def encoder(programs: Mapping[str, Program]) -> Graph:
     used = [programs[name] for name in ("g_a", "h_a", "h_s", "quantize")]
     joins = {
         "h_a.y": "g_a.y", "h_s.z": "h_a.z", "quantize.v": "h_a.v", "quantize.mean": "h_s.mean",
+        "quantize.index": "h_s.index",
     }  # fmt: skip
     outputs = ("h_a.z", "h_s.index", "quantize.symbols")
     return build(used, joins, outputs, {"g_a.x": _reduction(programs)})

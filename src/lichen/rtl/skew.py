@@ -146,7 +146,14 @@ def _beside(source: Progress, tensor: Tensor, units: tuple[int, int]) -> Progres
 def _join(
     graph: Graph, stage: Stage, progress: Mapping[str, Progress], folds: Mapping[str, Folding]
 ) -> list[Buffer]:
-    """Give the buffer on the earlier input of an Add, where its tensor is smallest."""
+    """Give the buffer on the earlier input of an Add, where its tensor is smallest.
+
+    Inputs that leave at the same time, group by group, need none: the formula below would count the
+    group that both have ready.
+    """
+    first, second = (progress[tensor.name] for tensor in stage.inputs)
+    if np.array_equal(first, second):
+        return []
     port = int(np.argmin([progress[tensor.name].mean() for tensor in stage.inputs]))
     merged = np.maximum.accumulate(progress[stage.output.name].reshape(-1))
     choices = []
