@@ -43,6 +43,8 @@ BROKEN: dict[str, tuple[str, Model]] = {
         "quantize", lambda p: replace(
             p, inputs=(p.inputs[0], Input("w", 2, "s16", 4)),
             ops=(replace(p.ops[0], b="w"),)))),
+    "context of an encoder alone": ("quantize must make", with_program(
+        "quantize", lambda p: replace(p, inputs=(*p.inputs, Input("z", 1, "s8", 0))))),
     "input of another type": ("must be s16", with_program(
         "quantize", lambda p: replace(p, inputs=(Input("v", 2, "s8", 4), p.inputs[1])))),
     "unknown vector": ("a vector must be one of", with_program(
@@ -67,6 +69,17 @@ def test_parts_that_do_not_fit_are_refused(name: str) -> None:
     message, model = BROKEN[name]
     with pytest.raises(ModelError, match=message):
         models.from_bytes(model.to_bytes())
+
+
+def test_a_quantiser_may_read_the_numbers_of_the_tables() -> None:
+    def with_index(program: Program) -> Program:
+        rounded = replace(program.ops[0], output="residual")
+        back = ops.Add("symbols", "residual", "index", 0, 0, 0, False, "s16")
+        inputs = (*program.inputs, Input("index", program.inputs[0].channels, "u8", 0))
+        return replace(program, inputs=inputs, ops=(rounded, back))
+
+    model = with_program("quantize", with_index)
+    assert models.from_bytes(model.to_bytes()).programs["quantize"].inputs[2].name == "index"
 
 
 @pytest.mark.parametrize(

@@ -348,3 +348,46 @@ def test_layers_without_integer_form_are_named():
     builder.input("x", 3, "s8", 7)
     with pytest.raises(ModelError, match=r"Tanh at g\.1 has no integer form"):
         builder.stack("g", "x", Stack(Conv2d(3, 3, 1, dtype="s8"), torch.nn.Tanh()))
+
+
+def _quantized(v: np.ndarray, mean: np.ndarray, index: np.ndarray) -> np.ndarray:
+    program = lower_student(Student(8, (1, 1), (1, 1)), "s", {}).programs["quantize"]
+    shape = (program.inputs[0].channels, 1, -1)
+    given = {
+        "v": v.astype(np.int16),
+        "mean": mean.astype(np.int16),
+        "index": index.astype(np.uint8),
+    }
+    return run(program, {k: x.reshape(shape) for k, x in given.items()})["symbols"].reshape(-1)
+
+
+def test_an_encoder_rounds_towards_zero_where_the_table_tells_to():
+    rng = np.random.default_rng(9)
+    v, mean = rng.integers(-9000, 9000, (2, 36000))
+    v[::2] = mean[::2] + rng.integers(-40, 40, 18000)
+    index = rng.integers(0, 64, 36000)
+    residual = torch.from_numpy((v - mean) / 16.0)
+    found = _quantized(v, mean, index)
+    assert np.array_equal(to_symbols(residual, torch.from_numpy(index * 1.0)).numpy(), found)
+    plain = np.round((v - mean) / 16)
+    assert np.array_equal(found[index >= 9], plain[index >= 9])
+    assert (np.abs(found) <= np.abs(plain)).all() and (np.abs(plain - found) <= 1).all()
+
+    # half a step is 8 sixteenths; the zone is 3, 2, 1, 0 of them wide from table 0, 3, 6, 9 on
+    index = np.repeat([0, 2, 3, 5, 6, 8, 9, 63, 0], 4)
+    wide = np.repeat([3, 3, 2, 2, 1, 1, 0, 0, 3], 4)
+    residual = (8 + wide) * np.tile([1, 1, -1, -1], 9) + np.tile([0, 1, 0, -1], 9)
+    expected = np.tile([0, 1, 0, -1], 9)
+    assert np.array_equal(_quantized(residual, 0 * residual, index), expected)
+
+    high, low = np.full(36, 32767), np.full(36, -32768)
+    assert (_quantized(high, low, index) == 2048).all()
+    assert (_quantized(low, high, index) == -2048).all()
+
+
+def test_gradients_pass_through_the_dead_zone():
+    residual = torch.tensor([0.2, 0.6, -0.6, 5.7], requires_grad=True)
+    symbols = to_symbols(residual, torch.tensor([0.0, 0.4, 20.0, 2.6]))
+    assert symbols.tolist() == [0, 0, -1, 6]
+    symbols.sum().backward()
+    assert residual.grad.tolist() == [1, 1, 1, 1]

@@ -2,7 +2,8 @@
 
 hyperprior (Balle 2018), per picture; [] are Programs, all in integers:
 
-    encode   x -[g_a]-> y -[h_a]-> v, z     z -[h_s]-> mean, index     v, mean -[quantize]-> symbols
+    encode   x -[g_a]-> y -[h_a]-> v, z     z -[h_s]-> mean, index
+             v, mean and, where it wants, index -[quantize]-> symbols
     decode   z from its substream           z -[h_s]-> mean, index     symbols, mean -[g_s]-> x'
 
 factorised (Balle 2016), per picture; a table for each channel and gain, nothing else:

@@ -121,6 +121,16 @@ def test_a_chain_needs_no_buffer_and_lags() -> None:
     assert 9.9 < result.lag_rows["p.y"] < 10.5
 
 
+def test_what_comes_together_needs_no_buffer() -> None:
+    add = ops.Add("y", "a", "b", 0, 0, 7, False, "s8")
+    found = _graph(_conv("a", "x"), _conv("b", "x"), add)
+    folding = Folding(4, 1, 2, 4)
+    assert skew.analyse(found, {"p.a": folding, "p.b": folding}, (4, 10)).buffers == ()
+    later = {"p.a": folding, "p.b": replace(folding, pixels=4)}
+    (buffer,) = skew.analyse(found, later, (4, 10)).buffers
+    assert buffer.stage == "p.a" and buffer.depth >= 2  # before it, of 4 channels too
+
+
 def test_memories_in_blocks() -> None:
     assert Memory("", "", 72, 512).resources == Resources(bram36=1)
     assert Memory("", "", 36, 512).resources == Resources(bram36=0.5)
