@@ -55,7 +55,7 @@ PICTURE_EXPONENT = 11  # sum of the two synthesis paths before the final roundin
 ANCHORS = 8
 QUALITY_ROWS = 51  # of gains and tables in a model file: model.GAIN_ROWS
 # Encoders round towards zero where zero is likely: by as many sixteenths of a step as there are
-# numbers here above the table's number. (The scale of table 3 is 0.16, of 9 0.26.)
+# numbers here above the table's number. (The scale of table 3 is 0.16, of 9 0.33.)
 DEAD_ZONE = (3, 6, 9)
 INDEX_MIN = -12  # of table indices in float; files begin with 0
 
