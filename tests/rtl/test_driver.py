@@ -16,7 +16,9 @@ from lichen.boards.driver import Driver
 from lichen.boards.recording import RecordingLink, ReplayLink
 from lichen.boards.simulation_link import SimulationLink
 from lichen.errors import DeviceError, ImageError, StreamError
+from lichen.program import ops
 from lichen.rtl.registers import MAGIC, register
+from lichen.rtl.top import layout
 
 
 def drive(kind: str, **options: object) -> Driver:
@@ -116,6 +118,29 @@ def test_other_weights(kind: str) -> None:
     check(second, 30)
     with pytest.raises(DeviceError, match=r"the words are of weights .*, the model is tiny"):
         Driver(link, tiny_board.image(kind), other)
+
+
+CONSTANTS = {
+    "shift": ("h_a", "v", {"shift": 11}),
+    "sum": ("g_a", "y", {"shift_a": 1}),
+    "clamp": ("h_s", "index", {"high": 6}),
+    "thresholds": ("quantize", "open", {"thresholds": np.array([2, 5, 7], np.int32)}),
+}
+
+
+@pytest.mark.parametrize("what", CONSTANTS)
+def test_a_core_of_other_constants_has_another_layout(what: str) -> None:
+    """Only weights and gains are loaded: all else of a Program is built in."""
+    program, output, fields = CONSTANTS[what]
+
+    def changed(op: ops.Op) -> ops.Op:
+        return replace(op, **fields) if op.output == output else op
+
+    before = MODEL.programs[program]
+    after = replace(before, ops=tuple(changed(op) for op in before.ops))
+    other = replace(MODEL, programs={**MODEL.programs, program: after})
+    assert layout(tiny_board.core_of("encoder", MODEL)) == tiny_board.top("encoder").layout
+    assert layout(tiny_board.core_of("encoder", other)) != tiny_board.top("encoder").layout
 
 
 def test_reset_in_the_middle_of_a_picture(kind: str) -> None:

@@ -28,6 +28,7 @@ from amaranth.lib.wiring import In, Out
 
 from lichen.container import ROW_LINES
 from lichen.errors import ContractError
+from lichen.program import ops
 from lichen.rtl import registers
 from lichen.rtl.axi import BytesFromAxi, BytesToAxi, Registers
 from lichen.rtl.axi_pixels import PIXEL_BYTES, PixelsFromAxi, PixelsToAxi, Raster
@@ -276,14 +277,30 @@ def delay_bytes(core: Encoder | Decoder) -> tuple[int, ...]:
 
 
 def layout(core: Encoder | Decoder) -> int:
-    """Give a hash of all that the words of `load` depend on but the weights: 32 bits."""
+    """Give a hash of all that a core has of a model, and that `load` cannot change: 32 bits."""
     plan = core.plan
     stages = [
-        (s.stage.name, type(s.stage.op).__name__, s.folding, s.stage.layer) for s in plan.stages
+        (s.stage.name, type(s.stage.op).__name__, s.folding, s.stage.layer, constants(s.stage.op))
+        for s in plan.stages
     ]
     streams = [(part.table_of_channel, part.channels, part.per_unit) for part in core.streams]
     parts = (type(core).__name__, plan.units, plan.lanes, stages, core.shapes, streams)
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
+
+
+def constants(op: ops.Op) -> tuple[object, ...]:
+    """Give what hardware has of an operation as constants: weights and gains are loaded."""
+    match op:
+        case ops.Add():
+            return op.shift_a, op.shift_b, op.shift, op.subtract, op.dtype
+        case ops.Clamp():
+            return op.low, op.high
+        case ops.TableIndex():
+            return tuple(op.thresholds.tolist())
+        case ops.Scale():
+            return op.shift, op.dtype, isinstance(op.multiplier, str)
+        case _:
+            return ()  # a convolution's are in its layer
 
 
 def _any(values: Any) -> Value:
