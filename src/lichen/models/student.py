@@ -89,7 +89,7 @@ def to_symbols(residual: Tensor, index: Tensor) -> Tensor:
     with torch.no_grad():
         number = index.round()
         zone = torch.stack([number < limit for limit in DEAD_ZONE]).sum(0) * 2.0**-LATENT_EXPONENT
-        step = residual.clamp(-zone, zone)
+        step = torch.minimum(torch.maximum(residual, -zone), zone)
     return round_ste(residual - step)
 
 

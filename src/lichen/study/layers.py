@@ -260,7 +260,7 @@ def _record(
         record.extra["window"] = _window(outputs[0].shape[-1])
     elif name in ("add", "mul", "add_", "mul_", "sub", "rsub", "div") and len(inputs) == 1:
         record.kind = "scale" if name[:3] in ("mul", "div") else "offset"
-    elif name in ("clamp_min", "clamp") and args[1] == 0 and (len(args) < 3 or args[2] is None):
+    elif name in ("clamp_min", "clamp") and _is_zero(args[1]) and args[2:] in ((), (None,)):
         record.kind = "relu"
     elif name in ("leaky_relu", "leaky_relu_"):
         record.extra["slope"] = float(args[1]) if len(args) > 1 else 0.01
@@ -282,6 +282,11 @@ def _convolution(record: _Record, args: tuple[Any, ...], out: Tensor) -> None:
         "kernel": kernel, "stride": int(stride[0]), "groups": groups, "dilation": int(dilation[0]),
         "output_padding": int(max(output_padding)),
     }  # fmt: skip
+
+
+def _is_zero(bound: Any) -> bool:
+    """Tell whether a bound of clamp, None or a number or a tensor, is the number 0."""
+    return isinstance(bound, int | float) and bound == 0
 
 
 def _window(tokens: int) -> int:
