@@ -126,8 +126,8 @@ def run_all(
     y = reference.run(parts["g_a"], {"x": x})["y"]
     latents = reference.run(parts["h_a"], {"y": y}, {"gain": vectors["gain"]})
     hyper = reference.run(parts["h_s"], {"z": latents["z"]})
-    v_and_mean = {"v": latents["v"], "mean": hyper["mean"]}
-    symbols = reference.run(parts["quantize"], v_and_mean)["symbols"]
+    residual = {"v": latents["v"], "mean": hyper["mean"], "index": hyper["index"]}
+    symbols = reference.run(parts["quantize"], residual)["symbols"]
     picture = reference.run(
         parts["g_s"],
         {"symbols": symbols, "mean": hyper["mean"]},
