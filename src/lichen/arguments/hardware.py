@@ -18,10 +18,7 @@ def add_simulate(parser: argparse.ArgumentParser, advanced: Any) -> None:
     )
     parser.add_argument("input", metavar="IN", help="a picture")
     add_core_options(parser)
-    parser.add_argument(
-        "-q", "--quality", metavar="Q", type=values.quality, default=50.0,
-        help="0..100 in steps of 1/8 (default 50)",
-    )  # fmt: skip
+    _add_quality(parser)
     parser.add_argument(
         "--crop", action="store_true", help="only its upper left 128x96 pixels: seconds"
     )
@@ -142,10 +139,7 @@ def add_selftest(parser: argparse.ArgumentParser, advanced: Any) -> None:
         "--core", choices=("encoder", "decoder", "both"), default="both",
         help="default: those that the bitfile has",
     )  # fmt: skip
-    parser.add_argument(
-        "-q", "--quality", metavar="Q", type=values.quality, default=50.0,
-        help="0..100 in steps of 1/8 (default 50)",
-    )  # fmt: skip
+    _add_quality(parser)
     parser.add_argument(
         "--pictures", metavar="N", type=values.pictures,
         help="in a row, to measure pictures per second (default 100; sim: 1)",
@@ -179,6 +173,13 @@ def add_study(parser: argparse.ArgumentParser, advanced: Any) -> None:
     advanced.add_argument(
         "--no-overwrite", dest="overwrite", action="store_false",
         help="end with an error where the page or its JSON exists",
+    )  # fmt: skip
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-q", "--quality", metavar="Q", type=values.quality, default=50.0,
+        help="0..100 in steps of 1/8 (default 50)",
     )  # fmt: skip
 
 
